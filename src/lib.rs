@@ -1,0 +1,8 @@
+//! Latent diffusion behind a C ABI.
+//!
+//! The layers, from the outside in: `capi` (the C boundary), `api` (engine, model, session, request, job,
+//! image), `pipeline` (what happens to one request), then `sampling` (host maths), `models` and `nn`
+//! (architectures, generic over a backend), `tokenizer`, `weights` (checkpoints), `backend` (tensors and
+//! their arithmetic) and `util`. Dependencies point down only; `ARCHITECTURE.md` draws the picture.
+
+pub mod util;

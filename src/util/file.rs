@@ -1,0 +1,54 @@
+//! Reading small files whole.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use super::error::{Error, Result, Status, bail};
+
+/// Reads a UTF-8 text file of at most `limit` bytes.
+///
+/// Errors name the file: `NotFound`, `Io`, or `Format` when it is longer than `limit` or not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let io = |e: std::io::Error| {
+        let status = if e.kind() == ErrorKind::NotFound { Status::NotFound } else { Status::Io };
+        Error::new(status, format!("{}: {e}", path.display()))
+    };
+    let file = File::open(path).map_err(io)?;
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that a file that grows while it is read is caught as well.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > limit {
+        bail!(Format, "{}: longer than {limit} bytes", path.display());
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        Err(_) => bail!(Format, "{}: not UTF-8 text", path.display()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_file() {
+        let path = std::env::temp_dir().join(format!("libdiffusion-file-{}.txt", std::process::id()));
+        let fails = |limit: u64, status: Status| {
+            let error = read_text(&path, limit).unwrap_err();
+            assert_eq!(error.status(), status, "{error}");
+            assert!(error.message().contains("libdiffusion-file-"), "{error}");
+        };
+        fails(9, Status::NotFound);
+        std::fs::write(&path, "123456789").unwrap();
+        assert_eq!(read_text(&path, 9).unwrap(), "123456789");
+        fails(8, Status::Format);
+        std::fs::write(&path, [b'a', 0xFF]).unwrap();
+        fails(9, Status::Format);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        fails(9, Status::Io);
+        std::fs::remove_dir(&path).unwrap();
+    }
+}
