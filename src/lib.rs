@@ -5,4 +5,5 @@
 //! (architectures, generic over a backend), `tokenizer`, `weights` (checkpoints), `backend` (tensors and
 //! their arithmetic) and `util`. Dependencies point down only; `ARCHITECTURE.md` draws the picture.
 
+pub mod backend;
 pub mod util;

@@ -1,0 +1,272 @@
+//! Tensors and the arithmetic on them. Models are written once against [`Backend`]; each device is one folder.
+//!
+//! Activations are `f32`, channels-last, and always four-dimensional: an image is `[n, h, w, c]`, a sequence of
+//! tokens is `[n, tokens, 1, c]`, a vector is `[n, 1, 1, c]`. Image and sequence are the same memory, so
+//! convolution, linear and attention need no transposes. Weights are prepared once at load, in whatever layout
+//! and precision the backend computes with.
+//!
+//! Operations never panic on shapes: a mismatch is an `Internal` error that names the operation and the shapes
+//! (the loader has checked every weight against the config, so a file cannot cause one).
+
+#[cfg(test)]
+pub(crate) mod reference;
+
+use crate::util::cancel::Cancel;
+use crate::util::error::Result;
+
+/// The size of an activation: `n` images of `h` × `w` pixels (or `h·w` tokens) with `c` channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+}
+
+impl Shape {
+    /// An image batch `[n, h, w, c]`.
+    pub const fn image(n: usize, h: usize, w: usize, c: usize) -> Self {
+        Self { n, h, w, c }
+    }
+
+    /// A token sequence batch `[n, tokens, 1, c]`.
+    pub const fn tokens(n: usize, tokens: usize, c: usize) -> Self {
+        Self { n, h: tokens, w: 1, c }
+    }
+
+    /// One vector an image: `[n, 1, 1, c]`.
+    pub const fn vector(n: usize, c: usize) -> Self {
+        Self { n, h: 1, w: 1, c }
+    }
+
+    /// Pixels (or tokens) of one image.
+    pub const fn pixels(&self) -> usize {
+        self.h * self.w
+    }
+
+    /// Rows of the matrix `[n·h·w, c]`.
+    pub const fn rows(&self) -> usize {
+        self.n * self.h * self.w
+    }
+
+    /// Number of values.
+    pub const fn len(&self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+
+    /// Whether there are no values.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same rows with another number of channels.
+    pub const fn with_channels(&self, c: usize) -> Self {
+        Self { c, ..*self }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}, {}, {}, {}]", self.n, self.h, self.w, self.c)
+    }
+}
+
+/// The element type of a weight as a file stores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 | DType::Bf16 => 2,
+        }
+    }
+}
+
+/// A weight in a file: row-major little-endian bytes (not necessarily aligned), borrowed from the mapped file.
+/// The loader has checked that `bytes.len() == shape.product() · dtype.size()`.
+#[derive(Debug, Clone, Copy)]
+pub struct Weight<'a> {
+    pub dtype: DType,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
+}
+
+/// How a convolution meets its input. Padding is `[top, left, bottom, right]` in input pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConvGeometry {
+    pub stride: usize,
+    pub padding: [usize; 4],
+    /// The input is enlarged twofold (nearest) before the convolution. Such a convolution runs through
+    /// [`Backend::upsample_conv2d`] only.
+    pub upsample: bool,
+}
+
+impl ConvGeometry {
+    /// Stride 1 and the padding that keeps the size, for an odd `kernel` side.
+    pub const fn same(kernel: usize) -> Self {
+        let p = kernel / 2;
+        Self { stride: 1, padding: [p, p, p, p], upsample: false }
+    }
+}
+
+/// An elementwise function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x · sigmoid(x)`
+    Silu,
+    /// `x · Φ(x)` with the exact error function
+    Gelu,
+    /// `x · sigmoid(1.702 x)`
+    QuickGelu,
+}
+
+/// What happens to a product before it is stored: `y = activation(x·W + bias + channel_bias) + residual`.
+pub struct Epilogue<'a, T> {
+    pub activation: Option<Activation>,
+    /// A vector `[n, 1, 1, c_out]` added to every pixel of its image (the time embedding).
+    pub channel_bias: Option<&'a T>,
+    /// A tensor of the output's shape.
+    pub residual: Option<&'a T>,
+}
+
+impl<T> Default for Epilogue<'_, T> {
+    fn default() -> Self {
+        Self { activation: None, channel_bias: None, residual: None }
+    }
+}
+
+impl<'a, T> Epilogue<'a, T> {
+    /// Adds `residual` to the product.
+    pub fn residual(residual: &'a T) -> Self {
+        Self { residual: Some(residual), ..Self::default() }
+    }
+
+    /// Applies `activation` to the product.
+    pub fn activation(activation: Activation) -> Self {
+        Self { activation: Some(activation), ..Self::default() }
+    }
+
+    /// Adds `channel_bias` to the product.
+    pub fn channel_bias(channel_bias: &'a T) -> Self {
+        Self { channel_bias: Some(channel_bias), ..Self::default() }
+    }
+}
+
+/// An activation on a device. Its memory goes back to the backend's pool when it is dropped.
+pub trait Tensor: Send + Sync {
+    /// The tensor's size.
+    fn shape(&self) -> Shape;
+}
+
+/// A device, its memory pool and its queue of work. Cheap to clone; clones share the pool.
+///
+/// Prepared weights ([`Backend::Linear`] and so on) belong to the device, not to the pool, and are shared by
+/// any number of backends on that device.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// An activation.
+    type Tensor: Tensor;
+    /// A prepared matrix `[out, in]` with an optional bias `[out]`.
+    type Linear: Send + Sync;
+    /// A prepared convolution `[out, in, kh, kw]` with an optional bias `[out]`.
+    type Conv2d: Send + Sync;
+    /// A prepared scale and shift per channel, `[c]` each.
+    type Affine: Send + Sync;
+    /// A prepared table `[entries, c]`.
+    type Embedding: Send + Sync;
+
+    /// The same device with a pool of its own: what a session computes with.
+    fn session(&self) -> Result<Self>;
+    /// The same pool; every operation fails with `Cancelled` soon after `cancel` is set.
+    fn with_cancel(&self, cancel: &Cancel) -> Self;
+
+    /// Prepares `y = x·Wᵀ + b` from `[out, in]` (or `[out, in, 1, 1]`) and `[out]`.
+    fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<Self::Linear>;
+    /// Prepares a convolution from `[out, in, kh, kw]` and `[out]`.
+    fn prepare_conv2d(
+        &self,
+        weight: Weight<'_>,
+        bias: Option<Weight<'_>>,
+        geometry: ConvGeometry,
+    ) -> Result<Self::Conv2d>;
+    /// Prepares a norm's scale and shift from `[c]` and `[c]`.
+    fn prepare_affine(&self, weight: Weight<'_>, bias: Weight<'_>) -> Result<Self::Affine>;
+    /// Prepares a table from `[entries, c]`.
+    fn prepare_embedding(&self, weight: Weight<'_>) -> Result<Self::Embedding>;
+
+    /// Copies host values to the device. `values.len()` is `shape.len()`.
+    fn upload(&self, shape: Shape, values: &[f32]) -> Result<Self::Tensor>;
+    /// Copies device values to the host. `out.len()` is the tensor's length.
+    fn download(&self, x: &Self::Tensor, out: &mut [f32]) -> Result<()>;
+
+    /// `[.., in] → [.., out]`.
+    fn linear(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Linear,
+        epilogue: Epilogue<'_, Self::Tensor>,
+    ) -> Result<Self::Tensor>;
+    /// GEGLU: the weight gives `2·c` channels `(a, g)`; the result is `a · gelu(g)` with `c` channels.
+    fn linear_geglu(&self, x: &Self::Tensor, weight: &Self::Linear) -> Result<Self::Tensor>;
+    /// `[n, h, w, in] → [n, h', w', out]`.
+    fn conv2d(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Conv2d,
+        epilogue: Epilogue<'_, Self::Tensor>,
+    ) -> Result<Self::Tensor>;
+    /// Nearest-neighbour enlargement to `height` × `width` (each twice the input's, or one less), then the
+    /// convolution, which was prepared with `upsample`.
+    fn upsample_conv2d(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Conv2d,
+        height: usize,
+        width: usize,
+    ) -> Result<Self::Tensor>;
+
+    /// GroupNorm over `groups` groups of channels, each image on its own; then SiLU if asked.
+    fn group_norm(
+        &self,
+        x: &Self::Tensor,
+        affine: &Self::Affine,
+        groups: usize,
+        eps: f32,
+        silu: bool,
+    ) -> Result<Self::Tensor>;
+    /// LayerNorm over channels.
+    fn layer_norm(&self, x: &Self::Tensor, affine: &Self::Affine, eps: f32) -> Result<Self::Tensor>;
+    /// `softmax(q·kᵀ/√d)·v` per head. `q` is `[n, .., heads·d]`, `k` and `v` have one sequence an image;
+    /// `causal` hides later keys from earlier queries. The result has `q`'s shape.
+    fn attention(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        heads: usize,
+        causal: bool,
+    ) -> Result<Self::Tensor>;
+
+    /// An elementwise function.
+    fn activation(&self, x: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
+    /// The sum of two tensors of one shape.
+    fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
+    /// `[.., a]` and `[.., b]` side by side: `[.., a + b]`.
+    fn concat_channels(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Token and position embeddings added up: `n` sequences of `ids.len() / n` tokens, positions from 0.
+    fn embed_tokens(
+        &self,
+        ids: &[u32],
+        n: usize,
+        tokens: &Self::Embedding,
+        positions: &Self::Embedding,
+    ) -> Result<Self::Tensor>;
+    /// One token of each sequence: `index[i]` of image `i`, as `[n, 1, 1, c]`.
+    fn select_tokens(&self, x: &Self::Tensor, index: &[usize]) -> Result<Self::Tensor>;
+}
