@@ -8,6 +8,7 @@
 //! Operations never panic on shapes: a mismatch is an `Internal` error that names the operation and the shapes
 //! (the loader has checked every weight against the config, so a file cannot cause one).
 
+pub mod cpu;
 #[cfg(test)]
 pub(crate) mod reference;
 

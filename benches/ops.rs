@@ -1,0 +1,195 @@
+//! Operations at the sizes Stable Diffusion 1.5 has at 512 × 512, on one thread. Rates are floating-point operations
+//! a second (bytes for norms); `fma` is the machine's peak, measured in the same run, to set them against.
+
+#![allow(clippy::expect_used)]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use diffusion::backend::cpu::{Cpu, CpuTensor};
+use diffusion::backend::{Backend, ConvGeometry, DType, Epilogue, Shape, Weight};
+
+fn cpu() -> Cpu {
+    let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    Cpu::new(threads, None).expect("the engine starts")
+}
+
+/// Small values of both signs, none of them denormal.
+fn values(len: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 7919) % 1013) as f32 / 1013.0 - 0.5).collect()
+}
+
+fn input(cpu: &Cpu, shape: Shape) -> CpuTensor {
+    cpu.upload(shape, &values(shape.len())).expect("the input fits")
+}
+
+fn f16_bytes(len: usize) -> Vec<u8> {
+    values(len).into_iter().flat_map(|x| half::f16::from_f32(x).to_le_bytes()).collect()
+}
+
+fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(name);
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600));
+    group
+}
+
+/// Independent multiply-adds in registers, for the widest vectors there are: the most that any product can reach.
+#[cfg(target_arch = "x86_64")]
+fn fma(c: &mut Criterion) {
+    use std::arch::x86_64::*;
+
+    const ROUNDS: usize = 1 << 16;
+    /// Enough to keep two units with a latency of four or five busy.
+    const CHAINS: usize = 12;
+
+    #[target_feature(enable = "avx512f")]
+    fn avx512(value: f32) -> f32 {
+        let a = _mm512_set1_ps(value);
+        let mut sums = [_mm512_set1_ps(1.0); CHAINS];
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, a, a);
+            }
+        }
+        let mut total = 0.0;
+        for sum in sums {
+            total += _mm512_reduce_add_ps(sum);
+        }
+        total
+    }
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2(value: f32) -> f32 {
+        let a = _mm256_set1_ps(value);
+        let mut sums = [_mm256_set1_ps(1.0); CHAINS];
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, a, a);
+            }
+        }
+        let mut total = 0.0;
+        for sum in sums {
+            total += _mm_cvtss_f32(_mm256_castps256_ps128(sum));
+        }
+        total
+    }
+
+    let mut group = group(c, "fma");
+    let flops = |lanes| Throughput::Elements((2 * CHAINS * lanes * ROUNDS) as u64);
+    if is_x86_feature_detected!("avx512f") {
+        group.throughput(flops(16));
+        // SAFETY: the instructions were just detected.
+        group.bench_function("avx512", |b| b.iter(|| unsafe { avx512(black_box(0.5)) }));
+    }
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        group.throughput(flops(8));
+        // SAFETY: the instructions were just detected.
+        group.bench_function("avx2", |b| b.iter(|| unsafe { avx2(black_box(0.5)) }));
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fma(_: &mut Criterion) {}
+
+fn linear(c: &mut Criterion) {
+    let cpu = cpu();
+    let mut group = group(c, "linear");
+    for (m, k, n) in
+        [(4096, 320, 320), (4096, 320, 2560), (4096, 1280, 320), (154, 768, 1280), (2, 1280, 1280)]
+    {
+        let x = input(&cpu, Shape::tokens(1, m, k));
+        let weight = Weight { dtype: DType::F16, shape: &[n, k], bytes: &f16_bytes(n * k) };
+        let weight = cpu.prepare_linear(weight, None).expect("the weight is well formed");
+        group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
+        group.bench_function(format!("m{m} k{k} n{n}"), |b| {
+            b.iter(|| cpu.linear(&x, &weight, Epilogue::default()).expect("the shapes fit"));
+        });
+    }
+    let (m, k, n) = (4096, 320, 1280);
+    let x = input(&cpu, Shape::tokens(1, m, k));
+    let weight = Weight { dtype: DType::F16, shape: &[2 * n, k], bytes: &f16_bytes(2 * n * k) };
+    let weight = cpu.prepare_linear(weight, None).expect("the weight is well formed");
+    group.throughput(Throughput::Elements(4 * (m * k * n) as u64));
+    group.bench_function(format!("geglu m{m} k{k} n{n}"), |b| {
+        b.iter(|| cpu.linear_geglu(&x, &weight).expect("the shapes fit"));
+    });
+}
+
+fn conv2d(c: &mut Criterion) {
+    let cpu = cpu();
+    let mut group = group(c, "conv2d");
+    for (kernel, side, input_channels, output_channels, dtype) in [
+        (3, 64, 320, 320, DType::F16),
+        (3, 64, 320, 320, DType::F32),
+        (3, 16, 1280, 1280, DType::F16),
+        (3, 8, 1280, 1280, DType::F16),
+        (1, 64, 640, 320, DType::F16),
+        (3, 128, 128, 128, DType::F16),
+        (3, 64, 4, 320, DType::F16),
+        (3, 128, 128, 3, DType::F16),
+    ] {
+        let x = input(&cpu, Shape::image(1, side, side, input_channels));
+        let shape = [output_channels, input_channels, kernel, kernel];
+        let len = shape.iter().product();
+        let bytes = match dtype {
+            DType::F32 => values(len).into_iter().flat_map(f32::to_le_bytes).collect(),
+            _ => f16_bytes(len),
+        };
+        let weight = Weight { dtype, shape: &shape, bytes: &bytes };
+        let weight =
+            cpu.prepare_conv2d(weight, None, ConvGeometry::same(kernel)).expect("the weight is well formed");
+        group.throughput(Throughput::Elements((2 * side * side * len) as u64));
+        let name = format!("{kernel}x{kernel} {side}x{side} {input_channels}->{output_channels} {dtype:?}");
+        group.bench_function(name, |b| {
+            b.iter(|| cpu.conv2d(&x, &weight, Epilogue::default()).expect("the shapes fit"));
+        });
+    }
+}
+
+fn attention(c: &mut Criterion) {
+    let cpu = cpu();
+    let mut group = group(c, "attention");
+    for (queries, keys, heads, d) in [
+        (4096, 4096, 8, 40),
+        (1024, 1024, 8, 80),
+        (256, 256, 8, 160),
+        (4096, 77, 8, 40),
+        (4096, 4096, 1, 512),
+    ] {
+        let q = input(&cpu, Shape::tokens(1, queries, heads * d));
+        let k = input(&cpu, Shape::tokens(1, keys, heads * d));
+        group.throughput(Throughput::Elements((4 * queries * keys * heads * d) as u64));
+        group.bench_function(format!("{queries}x{keys} {heads}x{d}"), |b| {
+            b.iter(|| cpu.attention(&q, &k, &k, heads, false).expect("the shapes fit"));
+        });
+    }
+}
+
+fn norms(c: &mut Criterion) {
+    let cpu = cpu();
+    let mut group = group(c, "norm");
+    for (side, channels) in [(64, 320), (16, 1280), (256, 128)] {
+        let x = input(&cpu, Shape::image(1, side, side, channels));
+        let bytes = f16_bytes(channels);
+        let weight = Weight { dtype: DType::F16, shape: &[channels], bytes: &bytes };
+        let affine = cpu.prepare_affine(weight, weight).expect("the weight is well formed");
+        group.throughput(Throughput::Bytes((8 * x_len(side, channels)) as u64));
+        group.bench_function(format!("group_norm silu {side}x{side}x{channels}"), |b| {
+            b.iter(|| cpu.group_norm(&x, &affine, 32, 1e-5, true).expect("the shapes fit"));
+        });
+        group.bench_function(format!("layer_norm {side}x{side}x{channels}"), |b| {
+            b.iter(|| cpu.layer_norm(&x, &affine, 1e-5).expect("the shapes fit"));
+        });
+    }
+}
+
+fn x_len(side: usize, channels: usize) -> usize {
+    side * side * channels
+}
+
+criterion_group!(benches, fma, linear, conv2d, attention, norms);
+criterion_main!(benches);

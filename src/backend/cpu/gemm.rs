@@ -1,0 +1,275 @@
+//! Linear layers and convolutions: one blocked matrix product over rows found through pointers.
+//!
+//! The blocking follows Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): a
+//! task owns a block of the output, goes over the blocks of the sum, and for each over its panels of B (in L1)
+//! and tiles of A (in L2).
+
+use super::elementwise::{activate, gate};
+use super::kernel::Tile;
+use super::pack::{Packed, Target};
+use super::simd::vectorized;
+use super::{Cpu, CpuTensor};
+use crate::backend::{Activation, ConvGeometry, Shape};
+use crate::util::error::Result;
+
+/// Most tiles of rows in a task: what a block of the weight is read, and converted, for.
+const TILES: usize = 16;
+/// Most panels of columns in a task.
+const PANELS: usize = 10;
+
+/// Where the rows of A lie: for output pixel `row` and filter tap `(ky, kx)`, one pixel of the input or a row
+/// of zeros. A linear layer is a convolution with one tap.
+pub(super) struct Rows<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) zeros: &'a [f32],
+    pub(super) input: Shape,
+    pub(super) output: Shape,
+    /// Height and width of the filter.
+    pub(super) kernel: [usize; 2],
+    pub(super) geometry: ConvGeometry,
+}
+
+impl Rows<'_> {
+    /// The pointers for the tile of `count` rows from `first`: for each tap, one for each row.
+    fn fill(&self, first: usize, count: usize, pointers: &mut [*const f32]) {
+        let [kh, kw] = self.kernel;
+        let [top, left, ..] = self.geometry.padding;
+        let stride = self.geometry.stride;
+        // An enlarged input has the output's size (stride 1, same padding) and each pixel twice.
+        let shift = u32::from(self.geometry.upsample);
+        let (height, width) = match self.geometry.upsample {
+            true => (self.output.h, self.output.w),
+            false => (self.input.h, self.input.w),
+        };
+        for row in 0..count {
+            let pixel = first + row;
+            let image = pixel / self.output.pixels();
+            let (oy, ox) = (pixel % self.output.pixels() / self.output.w, pixel % self.output.w);
+            for tap in 0..kh * kw {
+                // Pixels left of or above the image wrap round to large numbers, outside as well.
+                let y = (oy * stride + tap / kw).wrapping_sub(top);
+                let x = (ox * stride + tap % kw).wrapping_sub(left);
+                pointers[tap * count + row] = if y < height && x < width {
+                    let index = (image * self.input.h + (y >> shift)) * self.input.w + (x >> shift);
+                    self.x[index * self.input.c..][..self.input.c].as_ptr()
+                } else {
+                    self.zeros.as_ptr()
+                };
+            }
+        }
+    }
+}
+
+/// What happens to the sums before they are stored.
+#[derive(Default)]
+pub(super) struct Finish<'a> {
+    /// `[n, c_out]`
+    pub(super) channel_bias: Option<&'a [f32]>,
+    pub(super) activation: Option<Activation>,
+    /// The output's shape.
+    pub(super) residual: Option<&'a [f32]>,
+    /// The first half of the columns times the GELU of the second.
+    pub(super) geglu: bool,
+}
+
+/// The output block of a task.
+struct Block {
+    rows: usize,
+    panels: usize,
+}
+
+/// Cuts `m` rows and `panels` panels into tasks: large enough to be worth reading weights for, small enough
+/// that all threads have some and that a cancelled operation stops soon.
+fn block_size(cpu: &Cpu, m: usize, panels: usize, flops: usize) -> Block {
+    let kernels = cpu.device.kernels;
+    let mut rows = m.next_multiple_of(kernels.mr).min(TILES * kernels.mr);
+    let mut width = (kernels.task / (rows * flops).max(1)).clamp(1, PANELS).min(panels);
+    let threads = cpu.threads();
+    if threads > 1 {
+        while m.div_ceil(rows) * panels.div_ceil(width) < 4 * threads {
+            if width > 1 {
+                width = width.div_ceil(2);
+            } else if rows > 4 * kernels.mr {
+                rows = (rows / 2).next_multiple_of(kernels.mr);
+            } else {
+                break;
+            }
+        }
+    }
+    // Equal widths: a narrow last task would read its rows for little.
+    Block { rows, panels: panels.div_ceil(panels.div_ceil(width)) }
+}
+
+/// Computes `out = finish(rows · weight)`.
+pub(super) fn run(
+    cpu: &Cpu,
+    rows: &Rows<'_>,
+    weight: &Packed,
+    finish: &Finish<'_>,
+    out: &mut CpuTensor,
+) -> Result<()> {
+    let kernels = cpu.device.kernels;
+    let (mr, nr) = (kernels.mr, kernels.nr);
+    let m = out.shape.rows();
+    let columns = out.shape.c;
+    let halves = if finish.geglu { 2 } else { 1 };
+    let all_panels = columns.div_ceil(nr);
+    let block = block_size(cpu, m, all_panels, 2 * nr * weight.k * weight.taps * halves);
+    let column_tasks = all_panels.div_ceil(block.panels);
+    let blocks = weight.k_blocks();
+    // The second half of GEGLU's columns need not begin with a panel, so it may touch one panel more.
+    let max_width = (block.panels + (block.panels + 1) * (halves - 1)) * nr;
+    let tile_pointers = block.rows * weight.taps;
+    let pointer_floats = tile_pointers * size_of::<*const f32>() / size_of::<f32>();
+    let block_len = Packed::block_len(kernels);
+    let sums_len = block.rows * max_width;
+    let scratch = cpu.scratch(pointer_floats + block_len + sums_len)?;
+    let target = Target(out.values_mut().as_mut_ptr());
+    cpu.parallel(m.div_ceil(block.rows) * column_tasks, |task, slot| {
+        let first_row = task / column_tasks * block.rows;
+        let row_count = block.rows.min(m - first_row);
+        let first_panel = task % column_tasks * block.panels;
+        let column = first_panel * nr;
+        let width = (block.panels * nr).min(columns - column);
+        let half = columns * (halves - 1);
+        let values = first_panel..(column + width).div_ceil(nr);
+        let gates = match finish.geglu {
+            true => (half + column) / nr..(half + column + width).div_ceil(nr),
+            false => 0..0,
+        };
+        let panels = values.clone().chain(gates.clone());
+        let stride: usize = panels.clone().map(|panel| kernels.width(weight.n, panel)).sum();
+
+        let start = scratch.slot(slot);
+        // SAFETY: a slot belongs to one thread at a time and has room for these three parts; the first is at its
+        // start, which is aligned to a cache line.
+        let (pointers, converted, sums) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(start.cast::<*const f32>(), tile_pointers),
+                std::slice::from_raw_parts_mut(start.add(pointer_floats), block_len),
+                std::slice::from_raw_parts_mut(start.add(pointer_floats + block_len), sums_len),
+            )
+        };
+        for row in (0..row_count).step_by(mr) {
+            rows.fill(first_row + row, mr.min(row_count - row), &mut pointers[row * weight.taps..]);
+        }
+        for (index, k_block) in blocks.iter().enumerate() {
+            let mut offset = 0;
+            for panel in panels.clone() {
+                let width = kernels.width(weight.n, panel);
+                let b = weight.block(kernels, panel, k_block, converted);
+                for row in (0..row_count).step_by(mr) {
+                    let count = mr.min(row_count - row);
+                    let tile = Tile {
+                        rows: pointers[row * weight.taps + k_block.tap * count..].as_ptr(),
+                        offset: k_block.k_start,
+                        taps: k_block.taps,
+                        k: k_block.k,
+                        b,
+                        c: sums[row * stride + offset..].as_mut_ptr(),
+                        stride,
+                        accumulate: index > 0,
+                    };
+                    // SAFETY: `fill` made `count` pointers to rows of `k` values for each tap, `b` is this block
+                    // of the panel, and `sums` has `stride` columns for each row.
+                    unsafe { kernels.tile(count, width)(&tile) };
+                }
+                offset += width;
+            }
+        }
+        let gate_offset = values.map(|panel| kernels.width(weight.n, panel)).sum::<usize>()
+            + (half + column - gates.start * nr);
+        for row in 0..row_count {
+            let sums = &sums[row * stride..(row + 1) * stride];
+            let pixel = first_row + row;
+            let at = pixel * columns + column;
+            // SAFETY: this task alone writes these rows and columns of the output.
+            let out = unsafe { target.slice(at, width) };
+            let bias = &weight.bias()[column..][..width];
+            if finish.geglu {
+                let gate_bias = &weight.bias()[half + column..][..width];
+                finish_geglu(
+                    cpu.device.simd,
+                    &sums[..width],
+                    bias,
+                    &sums[gate_offset..][..width],
+                    gate_bias,
+                    out,
+                );
+            } else {
+                let channel_bias = finish
+                    .channel_bias
+                    .map(|bias| &bias[pixel / rows.output.pixels() * columns + column..][..width]);
+                let residual = finish.residual.map(|residual| &residual[at..][..width]);
+                let sums = &sums[..width];
+                finish_row(cpu.device.simd, sums, bias, channel_bias, finish.activation, residual, out);
+            }
+        }
+    })
+}
+
+vectorized! {
+    /// `out = activation(sums + bias + channel_bias) + residual`
+    fn finish_row(
+        sums: &[f32],
+        bias: &[f32],
+        channel_bias: Option<&[f32]>,
+        activation: Option<Activation>,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) = finish_row_body
+}
+
+#[inline(always)]
+fn finish_row_body<const FMA: bool>(
+    sums: &[f32],
+    bias: &[f32],
+    channel_bias: Option<&[f32]>,
+    activation: Option<Activation>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+        *out = sum + bias;
+    }
+    if let Some(channel_bias) = channel_bias {
+        for (out, bias) in out.iter_mut().zip(channel_bias) {
+            *out += bias;
+        }
+    }
+    if let Some(activation) = activation {
+        activate::<FMA>(activation, out);
+    }
+    if let Some(residual) = residual {
+        for (out, residual) in out.iter_mut().zip(residual) {
+            *out += residual;
+        }
+    }
+}
+
+vectorized! {
+    /// `out = (sums + bias) · gelu(gates + gate_bias)`
+    fn finish_geglu(
+        sums: &[f32],
+        bias: &[f32],
+        gates: &[f32],
+        gate_bias: &[f32],
+        out: &mut [f32],
+    ) = finish_geglu_body
+}
+
+#[inline(always)]
+fn finish_geglu_body<const FMA: bool>(
+    sums: &[f32],
+    bias: &[f32],
+    gates: &[f32],
+    gate_bias: &[f32],
+    out: &mut [f32],
+) {
+    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+        *out = sum + bias;
+    }
+    for ((out, sum), bias) in out.iter_mut().zip(gates).zip(gate_bias) {
+        *out = gate::<FMA>(*out, sum + bias);
+    }
+}

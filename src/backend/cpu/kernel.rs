@@ -1,0 +1,218 @@
+//! The micro-kernel: a small tile of `C (+)= A·B` kept in registers. Everything that multiplies uses it.
+//!
+//! The rows of A are found through pointers (indirect GEMM, as in XNNPACK), one for each row and filter tap, so
+//! a convolution reads the image where it lies: no copy, and padding is a pointer to a row of zeros.
+
+use super::simd::{PORTABLE_FMA, Simd};
+
+/// A vector register of `f32`.
+pub(super) trait Vector: Copy {
+    const LANES: usize;
+    fn splat(value: f32) -> Self;
+    /// # Safety
+    /// `from` points to `LANES` values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// # Safety
+    /// `to` points to `LANES` values.
+    unsafe fn store(self, to: *mut f32);
+    /// `self · b + c`
+    fn mul_add(self, b: Self, c: Self) -> Self;
+    fn add(self, b: Self) -> Self;
+}
+
+/// The arguments of a micro-kernel of `MR` rows.
+pub(super) struct Tile {
+    /// For each tap, `MR` pointers to rows of A.
+    pub(super) rows: *const *const f32,
+    /// Values to skip in each row.
+    pub(super) offset: usize,
+    pub(super) taps: usize,
+    /// Values of each row to multiply.
+    pub(super) k: usize,
+    /// For each tap and each `k`, one row of the panel's width.
+    pub(super) b: *const f32,
+    /// `MR` rows of the panel's width, `stride` apart.
+    pub(super) c: *mut f32,
+    pub(super) stride: usize,
+    /// Adds to `c` instead of setting it.
+    pub(super) accumulate: bool,
+}
+
+/// Computes a [`Tile`].
+///
+/// # Safety
+/// The tile's pointers cover what its sizes say, and the machine has the kernel's instructions.
+pub(super) type TileFn = unsafe fn(&Tile);
+
+/// The micro-kernels of one instruction set.
+pub(super) struct Kernels {
+    /// Most rows of a tile.
+    pub(super) mr: usize,
+    /// Columns of a panel of B.
+    pub(super) nr: usize,
+    /// Tiles of `nr` columns, by rows less one.
+    pub(super) full: &'static [TileFn],
+    /// Tiles of `nr / 2` columns, by rows less one: what is left of a narrow matrix.
+    pub(super) half: &'static [TileFn],
+    /// Converts f16.
+    pub(super) widen_f16: unsafe fn(*const u16, *mut f32, usize),
+    /// Converts bf16.
+    pub(super) widen_bf16: unsafe fn(*const u16, *mut f32, usize),
+    /// Floating-point operations that take a slow machine about three milliseconds.
+    pub(super) task: usize,
+}
+
+impl Kernels {
+    /// The kernels for an instruction set.
+    pub(super) fn new(simd: Simd) -> &'static Self {
+        match simd {
+            Simd::Portable => &PORTABLE,
+            #[cfg(target_arch = "x86_64")]
+            Simd::Sse2 => &super::kernel_x86::SSE2,
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx2 => &super::kernel_x86::AVX2,
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 => &super::kernel_x86::AVX512,
+        }
+    }
+
+    /// The kernel for a tile of `rows` rows and the `width` columns of a panel.
+    pub(super) fn tile(&self, rows: usize, width: usize) -> TileFn {
+        let kernels = if width == self.nr { self.full } else { self.half };
+        kernels[rows - 1]
+    }
+
+    /// Columns that panel `panel` of a matrix of `n` columns has: a last one of few columns is half as wide.
+    pub(super) fn width(&self, n: usize, panel: usize) -> usize {
+        if n - panel * self.nr <= self.nr / 2 { self.nr / 2 } else { self.nr }
+    }
+
+    /// Columns of all panels of a matrix of `n` columns together.
+    pub(super) fn padded(&self, n: usize) -> usize {
+        n.next_multiple_of(self.nr / 2)
+    }
+}
+
+/// Writes `body` out for each row `i` below `$rows`, which is at most 12. The sums stay in registers only if no
+/// loop indexes them with a variable, and whether a compiler unrolls a loop is its own affair.
+macro_rules! for_each_row {
+    ($rows:ident, $i:ident, $body:block) => {
+        for_each_row!(@ $rows, $i, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    (@ $rows:ident, $i:ident, $body:block, $($row:literal)*) => {
+        $({
+            const $i: usize = $row;
+            if $i < $rows $body
+        })*
+    };
+}
+
+/// The body of every micro-kernel: `MR` rows by `NV` vectors. Each value is one chain of multiply-adds in the
+/// order of `k`, whatever the tile's height, so results do not depend on where a row falls.
+///
+/// # Safety
+/// See [`TileFn`].
+#[inline(always)]
+pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile) {
+    // Pointers are moved with `wrapping_add`: `add` is checked at run time in test builds.
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        let mut acc = [[V::splat(0.0); NV]; MR];
+        let mut b = t.b;
+        let mut rows = t.rows;
+        for _ in 0..t.taps {
+            let mut a = [std::ptr::null::<f32>(); MR];
+            for_each_row!(MR, I, {
+                a[I] = (*rows.wrapping_add(I)).wrapping_add(t.offset);
+            });
+            rows = rows.wrapping_add(MR);
+            for k in 0..t.k {
+                let columns: [V; NV] = std::array::from_fn(|j| V::load(b.wrapping_add(j * V::LANES)));
+                b = b.wrapping_add(NV * V::LANES);
+                for_each_row!(MR, I, {
+                    let value = V::splat(*a[I].wrapping_add(k));
+                    for j in 0..NV {
+                        acc[I][j] = value.mul_add(columns[j], acc[I][j]);
+                    }
+                });
+            }
+        }
+        for_each_row!(MR, I, {
+            for (j, &sum) in acc[I].iter().enumerate() {
+                let c = t.c.wrapping_add(I * t.stride + j * V::LANES);
+                let sum = if t.accumulate { V::load(c).add(sum) } else { sum };
+                sum.store(c);
+            }
+        });
+    }
+}
+
+/// Four floats in plain Rust.
+#[derive(Clone, Copy)]
+struct Four([f32; 4]);
+
+impl Vector for Four {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self([value; 4])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller gives four values.
+        Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller gives four values.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            if PORTABLE_FMA { self.0[i].mul_add(b.0[i], c.0[i]) } else { self.0[i] * b.0[i] + c.0[i] }
+        }))
+    }
+
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + b.0[i]))
+    }
+}
+
+static PORTABLE: Kernels = Kernels {
+    mr: 4,
+    nr: 8,
+    full: &[tile::<Four, 1, 2>, tile::<Four, 2, 2>, tile::<Four, 3, 2>, tile::<Four, 4, 2>],
+    half: &[tile::<Four, 1, 1>, tile::<Four, 2, 1>, tile::<Four, 3, 1>, tile::<Four, 4, 1>],
+    widen_f16: widen_f16_portable,
+    widen_bf16: widen_bf16_portable,
+    task: 32 << 20,
+};
+
+/// # Safety
+/// `from` and `to` point to `len` values.
+pub(super) unsafe fn widen_f16_portable(from: *const u16, to: *mut f32, len: usize) {
+    // SAFETY: the caller gives `len` values.
+    let (from, to) =
+        unsafe { (std::slice::from_raw_parts(from, len), std::slice::from_raw_parts_mut(to, len)) };
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = half::f16::from_bits(from).to_f32_const();
+    }
+}
+
+/// # Safety
+/// `from` and `to` point to `len` values.
+#[inline(always)]
+pub(super) unsafe fn widen_bf16_portable(from: *const u16, to: *mut f32, len: usize) {
+    // SAFETY: the caller gives `len` values.
+    let (from, to) =
+        unsafe { (std::slice::from_raw_parts(from, len), std::slice::from_raw_parts_mut(to, len)) };
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = f32::from_bits(u32::from(from) << 16);
+    }
+}

@@ -1,0 +1,236 @@
+//! The micro-kernels for SSE2 (4 × 8), AVX2 (6 × 16) and AVX-512 (12 × 32).
+//!
+//! The shapes leave room for the accumulators, a row of B and a value of A in the registers there are, and few
+//! enough row pointers to keep those in registers as well.
+
+use std::arch::x86_64::*;
+
+use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable};
+
+#[derive(Clone, Copy)]
+struct Sse2(__m128);
+
+impl Vector for Sse2 {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: every x86-64 has SSE2.
+        Self(unsafe { _mm_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as `splat`; the caller gives four values.
+        Self(unsafe { _mm_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as `splat`; the caller gives four values.
+        unsafe { _mm_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm_add_ps(_mm_mul_ps(self.0, b.0), c.0) })
+    }
+
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm_add_ps(self.0, b.0) })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Avx2(__m256);
+
+// The methods are inlined into functions that have the instructions enabled; only the kernels below use them.
+impl Vector for Avx2 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: only machines with AVX2 and FMA get here, see `Simd::available`.
+        Self(unsafe { _mm256_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as `splat`; the caller gives eight values.
+        Self(unsafe { _mm256_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as `splat`; the caller gives eight values.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm256_fmadd_ps(self.0, b.0, c.0) })
+    }
+
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm256_add_ps(self.0, b.0) })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Avx512(__m512);
+
+impl Vector for Avx512 {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: only machines with AVX-512 F get here, see `Simd::available`.
+        Self(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as `splat`; the caller gives sixteen values.
+        Self(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as `splat`; the caller gives sixteen values.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
+    }
+
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm512_add_ps(self.0, b.0) })
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<const MR: usize, const NV: usize>(t: &Tile) {
+    // SAFETY: passed on from the caller.
+    unsafe { tile::<Avx2, MR, NV>(t) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512<const MR: usize, const NV: usize>(t: &Tile) {
+    // SAFETY: passed on from the caller.
+    unsafe { tile::<Avx512, MR, NV>(t) }
+}
+
+/// # Safety
+/// `from` and `to` point to `len` values; the machine has F16C.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn widen_f16_avx2(from: *const u16, to: *mut f32, len: usize) {
+    let whole = len & !7;
+    for i in (0..whole).step_by(8) {
+        // SAFETY: eight values from `i` are within `len`.
+        unsafe {
+            let bits = _mm_loadu_si128(from.wrapping_add(i).cast());
+            _mm256_storeu_ps(to.wrapping_add(i), _mm256_cvtph_ps(bits));
+        }
+    }
+    for i in whole..len {
+        // SAFETY: `i` is below `len`.
+        unsafe {
+            *to.wrapping_add(i) = half::f16::from_bits(*from.wrapping_add(i)).to_f32_const();
+        }
+    }
+}
+
+/// # Safety
+/// `from` and `to` point to `len` values; the machine has AVX-512 F and F16C.
+#[target_feature(enable = "avx512f,avx2,f16c")]
+unsafe fn widen_f16_avx512(from: *const u16, to: *mut f32, len: usize) {
+    let whole = len & !15;
+    for i in (0..whole).step_by(16) {
+        // SAFETY: sixteen values from `i` are within `len`.
+        unsafe {
+            let bits = _mm256_loadu_si256(from.wrapping_add(i).cast());
+            _mm512_storeu_ps(to.wrapping_add(i), _mm512_cvtph_ps(bits));
+        }
+    }
+    // SAFETY: what is left of `len` values.
+    unsafe { widen_f16_avx2(from.wrapping_add(whole), to.wrapping_add(whole), len - whole) }
+}
+
+#[target_feature(enable = "avx2")]
+unsafe fn widen_bf16_avx2(from: *const u16, to: *mut f32, len: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { widen_bf16_portable(from, to, len) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn widen_bf16_avx512(from: *const u16, to: *mut f32, len: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { widen_bf16_portable(from, to, len) }
+}
+
+pub(super) static SSE2: Kernels = Kernels {
+    mr: 4,
+    nr: 8,
+    full: &[tile::<Sse2, 1, 2>, tile::<Sse2, 2, 2>, tile::<Sse2, 3, 2>, tile::<Sse2, 4, 2>],
+    half: &[tile::<Sse2, 1, 1>, tile::<Sse2, 2, 1>, tile::<Sse2, 3, 1>, tile::<Sse2, 4, 1>],
+    widen_f16: widen_f16_portable,
+    widen_bf16: widen_bf16_portable,
+    task: 64 << 20,
+};
+
+pub(super) static AVX2: Kernels = Kernels {
+    mr: 6,
+    nr: 16,
+    full: &[avx2::<1, 2>, avx2::<2, 2>, avx2::<3, 2>, avx2::<4, 2>, avx2::<5, 2>, avx2::<6, 2>],
+    half: &[avx2::<1, 1>, avx2::<2, 1>, avx2::<3, 1>, avx2::<4, 1>, avx2::<5, 1>, avx2::<6, 1>],
+    widen_f16: widen_f16_avx2,
+    widen_bf16: widen_bf16_avx2,
+    task: 128 << 20,
+};
+
+pub(super) static AVX512: Kernels = Kernels {
+    mr: 12,
+    nr: 32,
+    full: &[
+        avx512::<1, 2>,
+        avx512::<2, 2>,
+        avx512::<3, 2>,
+        avx512::<4, 2>,
+        avx512::<5, 2>,
+        avx512::<6, 2>,
+        avx512::<7, 2>,
+        avx512::<8, 2>,
+        avx512::<9, 2>,
+        avx512::<10, 2>,
+        avx512::<11, 2>,
+        avx512::<12, 2>,
+    ],
+    half: &[
+        avx512::<1, 1>,
+        avx512::<2, 1>,
+        avx512::<3, 1>,
+        avx512::<4, 1>,
+        avx512::<5, 1>,
+        avx512::<6, 1>,
+        avx512::<7, 1>,
+        avx512::<8, 1>,
+        avx512::<9, 1>,
+        avx512::<10, 1>,
+        avx512::<11, 1>,
+        avx512::<12, 1>,
+    ],
+    widen_f16: widen_f16_avx512,
+    widen_bf16: widen_bf16_avx512,
+    task: 256 << 20,
+};

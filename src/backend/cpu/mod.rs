@@ -1,0 +1,454 @@
+//! The CPU backend: `f32` activations, weights in the file's precision, vector code chosen at run time.
+//!
+//! Every result is the same to the last bit whatever the number of threads and whatever else is in the batch:
+//! tasks cut the output, never a sum. Different instruction sets may differ in the last bits.
+
+mod attention;
+mod elementwise;
+mod gemm;
+mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod kernel_x86;
+mod math;
+mod norm;
+mod pack;
+mod pool;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod threads;
+
+use std::sync::Arc;
+
+use self::gemm::{Finish, Rows};
+use self::kernel::Kernels;
+use self::pack::Packed;
+use self::pool::{Block, Buffer, Memory, Pool};
+use self::simd::Simd;
+use self::threads::ThreadPool;
+use super::{Activation, Backend, ConvGeometry, DType, Epilogue, Shape, Tensor, Weight};
+use crate::util::cancel::Cancel;
+use crate::util::error::{Result, bail};
+use crate::util::limits;
+
+/// The CPU. Clones share one activation pool; every [`Backend::session`] of it shares the threads and the
+/// account of memory. All methods may be called from several threads at a time.
+#[derive(Clone)]
+pub struct Cpu {
+    device: Arc<Device>,
+    pool: Arc<Pool>,
+    cancel: Cancel,
+}
+
+/// What all sessions share.
+struct Device {
+    threads: ThreadPool,
+    simd: Simd,
+    kernels: &'static Kernels,
+    memory: Arc<Memory>,
+}
+
+/// An activation on the CPU.
+pub struct CpuTensor {
+    shape: Shape,
+    block: Block,
+}
+
+/// A packed linear layer.
+pub struct CpuLinear(Packed);
+
+/// A packed convolution.
+pub struct CpuConv2d {
+    packed: Packed,
+    kernel: [usize; 2],
+    geometry: ConvGeometry,
+}
+
+/// A norm's scale and shift.
+pub struct CpuAffine {
+    channels: usize,
+    weight: Buffer,
+    bias: Buffer,
+}
+
+/// A table in the file's precision.
+pub struct CpuEmbedding {
+    entries: usize,
+    channels: usize,
+    dtype: DType,
+    table: Buffer,
+}
+
+impl Cpu {
+    /// A CPU that computes with `threads` threads, the caller's included (0: one for each processor that this
+    /// process may use), and allocates at most `memory_limit` bytes for weights and activations together.
+    ///
+    /// Fails with `InvalidArgument` for more threads than `limits::THREADS`, and with `OutOfMemory` when the
+    /// system starts no more threads.
+    pub fn new(threads: usize, memory_limit: Option<u64>) -> Result<Self> {
+        Self::with_simd(threads, memory_limit, Simd::detect())
+    }
+
+    fn with_simd(threads: usize, memory_limit: Option<u64>, simd: Simd) -> Result<Self> {
+        let most = limits::THREADS as usize;
+        if threads > most {
+            bail!(InvalidArgument, "{threads} threads, at most {most}");
+        }
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(most),
+            _ => threads,
+        };
+        let memory = Memory::new(memory_limit);
+        let pool = Pool::new(&memory);
+        let device = Device { threads: ThreadPool::new(threads)?, simd, kernels: Kernels::new(simd), memory };
+        Ok(Self { device: Arc::new(device), pool, cancel: Cancel::default() })
+    }
+
+    /// Threads that compute, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.device.threads.threads()
+    }
+
+    /// Bytes allocated now: weights and activations of all sessions, with what their pools hold in reserve.
+    pub fn memory_used(&self) -> u64 {
+        self.device.memory.used()
+    }
+
+    /// The most bytes that were ever allocated at a time.
+    pub fn memory_peak(&self) -> u64 {
+        self.device.memory.peak()
+    }
+
+    /// The most bytes that may be allocated.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.device.memory.limit()
+    }
+
+    /// The device for people, for example `CPU (AVX-512, 2 threads)`.
+    pub fn description(&self) -> String {
+        let threads = self.threads();
+        format!("CPU ({}, {threads} thread{})", self.device.simd.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    /// An operation's result, whose values are whatever was last in its memory; `operation` names it in errors.
+    /// Every operation begins here, so a cancelled one fails here.
+    fn tensor(&self, shape: Shape, operation: &str) -> Result<CpuTensor> {
+        self.cancel.check()?;
+        let Shape { n, h, w, c } = shape;
+        let bytes = [h, w, c, size_of::<f32>()].iter().try_fold(n, |len, &side| len.checked_mul(side));
+        let Some(bytes) = bytes else {
+            bail!(OutOfMemory, "{operation}: {shape} is more memory than can be addressed");
+        };
+        Ok(CpuTensor { shape, block: self.pool.take(bytes, operation)? })
+    }
+
+    /// Runs `body(task, slot)` for every task, see [`ThreadPool::run`].
+    fn parallel(&self, tasks: usize, body: impl Fn(usize, usize) + Sync) -> Result<()> {
+        self.device.threads.run(tasks, &self.cancel, body)
+    }
+
+    /// `len` floats for each thread to work in.
+    fn scratch(&self, len: usize) -> Result<Scratch> {
+        // Whole cache lines, so that threads do not share one.
+        let stride = len.next_multiple_of(16);
+        let mut block = self.pool.take(stride * self.threads() * size_of::<f32>(), "working memory")?;
+        let start = pack::Target(block.as_mut_ptr().cast());
+        Ok(Scratch { _block: block, start, stride })
+    }
+
+    fn conv(
+        &self,
+        operation: &str,
+        x: &CpuTensor,
+        weight: &CpuConv2d,
+        output: (usize, usize),
+        epilogue: &Epilogue<'_, CpuTensor>,
+    ) -> Result<CpuTensor> {
+        if x.shape.c != weight.packed.k {
+            bail!(Internal, "{operation}: {} for {} input channels", x.shape, weight.packed.k);
+        }
+        let shape = Shape::image(x.shape.n, output.0, output.1, weight.packed.n);
+        let finish = finish(operation, shape, epilogue)?;
+        let mut out = self.tensor(shape, operation)?;
+        let rows = Rows {
+            x: x.values(),
+            zeros: weight.packed.zeros(),
+            input: x.shape,
+            output: shape,
+            kernel: weight.kernel,
+            geometry: weight.geometry,
+        };
+        gemm::run(self, &rows, &weight.packed, &finish, &mut out)?;
+        Ok(out)
+    }
+}
+
+/// Each thread's working memory.
+struct Scratch {
+    /// Keeps the memory on loan.
+    _block: Block,
+    start: pack::Target<f32>,
+    stride: usize,
+}
+
+impl Scratch {
+    /// The memory of the thread in `slot`.
+    fn slot(&self, slot: usize) -> *mut f32 {
+        self.start.at(slot * self.stride)
+    }
+}
+
+impl CpuTensor {
+    fn values(&self) -> &[f32] {
+        self.block.f32(self.shape.len())
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        self.block.f32_mut(self.shape.len())
+    }
+}
+
+impl Tensor for CpuTensor {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+}
+
+impl CpuAffine {
+    fn weight(&self) -> &[f32] {
+        self.weight.f32(self.channels)
+    }
+
+    fn bias(&self) -> &[f32] {
+        self.bias.f32(self.channels)
+    }
+}
+
+impl CpuEmbedding {
+    /// An entry's bytes.
+    fn row(&self, entry: usize) -> &[u8] {
+        let size = self.channels * self.dtype.size();
+        &self.table.bytes((entry + 1) * size)[entry * size..]
+    }
+}
+
+/// Checks an epilogue's shapes against the output's.
+fn finish<'a>(operation: &str, output: Shape, epilogue: &Epilogue<'a, CpuTensor>) -> Result<Finish<'a>> {
+    let channel_bias = epilogue.channel_bias;
+    if let Some(bias) = channel_bias.filter(|bias| bias.shape != Shape::vector(output.n, output.c)) {
+        bail!(Internal, "{operation}: channel bias {} for {output}", bias.shape);
+    }
+    if let Some(residual) = epilogue.residual.filter(|residual| residual.shape != output) {
+        bail!(Internal, "{operation}: residual {} for {output}", residual.shape);
+    }
+    Ok(Finish {
+        channel_bias: channel_bias.map(CpuTensor::values),
+        activation: epilogue.activation,
+        residual: epilogue.residual.map(CpuTensor::values),
+        geglu: false,
+    })
+}
+
+/// The rows of a linear layer's input.
+fn linear_rows<'a>(x: &'a CpuTensor, weight: &'a Packed) -> Rows<'a> {
+    Rows {
+        x: x.values(),
+        zeros: weight.zeros(),
+        input: x.shape,
+        output: x.shape,
+        kernel: [1, 1],
+        geometry: ConvGeometry::same(1),
+    }
+}
+
+impl Backend for Cpu {
+    type Tensor = CpuTensor;
+    type Linear = CpuLinear;
+    type Conv2d = CpuConv2d;
+    type Affine = CpuAffine;
+    type Embedding = CpuEmbedding;
+
+    fn session(&self) -> Result<Self> {
+        let pool = Pool::new(&self.device.memory);
+        Ok(Self { device: Arc::clone(&self.device), pool, cancel: Cancel::default() })
+    }
+
+    fn with_cancel(&self, cancel: &Cancel) -> Self {
+        Self { cancel: cancel.clone(), ..self.clone() }
+    }
+
+    fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CpuLinear> {
+        if !matches!(weight.shape, [_, _] | [_, _, 1, 1]) {
+            bail!(Internal, "a linear weight of shape {:?}", weight.shape);
+        }
+        Ok(CpuLinear(Packed::new(&self.device, weight, bias)?))
+    }
+
+    fn prepare_conv2d(
+        &self,
+        weight: Weight<'_>,
+        bias: Option<Weight<'_>>,
+        geometry: ConvGeometry,
+    ) -> Result<CpuConv2d> {
+        let &[_, _, height, width] = weight.shape else {
+            bail!(Internal, "a convolution weight of shape {:?}", weight.shape);
+        };
+        if geometry.stride == 0 {
+            bail!(Internal, "a convolution of stride 0");
+        }
+        Ok(CpuConv2d { packed: Packed::new(&self.device, weight, bias)?, kernel: [height, width], geometry })
+    }
+
+    fn prepare_affine(&self, weight: Weight<'_>, bias: Weight<'_>) -> Result<CpuAffine> {
+        let &[channels] = weight.shape else {
+            bail!(Internal, "a norm's weight of shape {:?}", weight.shape);
+        };
+        if bias.shape != weight.shape {
+            bail!(Internal, "a norm's weight of shape {:?} and bias of shape {:?}", weight.shape, bias.shape);
+        }
+        let weight = pack::read_f32(&self.device, weight)?;
+        Ok(CpuAffine { channels, weight, bias: pack::read_f32(&self.device, bias)? })
+    }
+
+    fn prepare_embedding(&self, weight: Weight<'_>) -> Result<CpuEmbedding> {
+        let &[entries, channels] = weight.shape else {
+            bail!(Internal, "an embedding of shape {:?}", weight.shape);
+        };
+        if weight.bytes.len() != entries * channels * weight.dtype.size() {
+            bail!(Internal, "an embedding of shape {:?} has {} bytes", weight.shape, weight.bytes.len());
+        }
+        let table = Buffer::from_bytes(&self.device.memory, weight.bytes, "an embedding")?;
+        Ok(CpuEmbedding { entries, channels, dtype: weight.dtype, table })
+    }
+
+    fn upload(&self, shape: Shape, values: &[f32]) -> Result<CpuTensor> {
+        let mut tensor = self.tensor(shape, "upload")?;
+        if values.len() != shape.len() {
+            bail!(Internal, "upload: {} values for {shape}", values.len());
+        }
+        tensor.values_mut().copy_from_slice(values);
+        Ok(tensor)
+    }
+
+    fn download(&self, x: &CpuTensor, out: &mut [f32]) -> Result<()> {
+        self.cancel.check()?;
+        if out.len() != x.shape.len() {
+            bail!(Internal, "download: {} values for {}", out.len(), x.shape);
+        }
+        out.copy_from_slice(x.values());
+        Ok(())
+    }
+
+    fn linear(
+        &self,
+        x: &CpuTensor,
+        weight: &CpuLinear,
+        epilogue: Epilogue<'_, CpuTensor>,
+    ) -> Result<CpuTensor> {
+        let weight = &weight.0;
+        if x.shape.c != weight.k {
+            bail!(Internal, "linear: {} for {} inputs", x.shape, weight.k);
+        }
+        let shape = x.shape.with_channels(weight.n);
+        let finish = finish("linear", shape, &epilogue)?;
+        let mut out = self.tensor(shape, "linear")?;
+        gemm::run(self, &linear_rows(x, weight), weight, &finish, &mut out)?;
+        Ok(out)
+    }
+
+    fn linear_geglu(&self, x: &CpuTensor, weight: &CpuLinear) -> Result<CpuTensor> {
+        let weight = &weight.0;
+        if x.shape.c != weight.k || !weight.n.is_multiple_of(2) {
+            bail!(Internal, "linear_geglu: {} for a weight [{}, {}]", x.shape, weight.n, weight.k);
+        }
+        let mut out = self.tensor(x.shape.with_channels(weight.n / 2), "linear_geglu")?;
+        let finish = Finish { geglu: true, ..Finish::default() };
+        gemm::run(self, &linear_rows(x, weight), weight, &finish, &mut out)?;
+        Ok(out)
+    }
+
+    fn conv2d(
+        &self,
+        x: &CpuTensor,
+        weight: &CpuConv2d,
+        epilogue: Epilogue<'_, CpuTensor>,
+    ) -> Result<CpuTensor> {
+        let ConvGeometry { stride, padding: [top, left, bottom, right], upsample } = weight.geometry;
+        let [height, width] = weight.kernel;
+        let (padded_h, padded_w) = (x.shape.h + top + bottom, x.shape.w + left + right);
+        if upsample || padded_h < height || padded_w < width {
+            bail!(Internal, "conv2d: {height} × {width} over {} with {:?}", x.shape, weight.geometry);
+        }
+        let output = ((padded_h - height) / stride + 1, (padded_w - width) / stride + 1);
+        self.conv("conv2d", x, weight, output, &epilogue)
+    }
+
+    fn upsample_conv2d(
+        &self,
+        x: &CpuTensor,
+        weight: &CpuConv2d,
+        height: usize,
+        width: usize,
+    ) -> Result<CpuTensor> {
+        let ConvGeometry { stride, padding: [top, left, bottom, right], upsample } = weight.geometry;
+        let [kernel_h, kernel_w] = weight.kernel;
+        let keeps_size = stride == 1 && top + bottom + 1 == kernel_h && left + right + 1 == kernel_w;
+        let doubles = height.div_ceil(2) == x.shape.h && width.div_ceil(2) == x.shape.w;
+        if !upsample || !keeps_size || !doubles {
+            bail!(Internal, "upsample_conv2d: {} to {height} × {width} with {:?}", x.shape, weight.geometry);
+        }
+        self.conv("upsample_conv2d", x, weight, (height, width), &Epilogue::default())
+    }
+
+    fn group_norm(
+        &self,
+        x: &CpuTensor,
+        affine: &CpuAffine,
+        groups: usize,
+        eps: f32,
+        silu: bool,
+    ) -> Result<CpuTensor> {
+        norm::group_norm(self, x, affine, groups, eps, silu)
+    }
+
+    fn layer_norm(&self, x: &CpuTensor, affine: &CpuAffine, eps: f32) -> Result<CpuTensor> {
+        norm::layer_norm(self, x, affine, eps)
+    }
+
+    fn attention(
+        &self,
+        q: &CpuTensor,
+        k: &CpuTensor,
+        v: &CpuTensor,
+        heads: usize,
+        causal: bool,
+    ) -> Result<CpuTensor> {
+        attention::attention(self, q, k, v, heads, causal)
+    }
+
+    fn activation(&self, x: &CpuTensor, activation: Activation) -> Result<CpuTensor> {
+        elementwise::activation(self, x, activation)
+    }
+
+    fn add(&self, a: &CpuTensor, b: &CpuTensor) -> Result<CpuTensor> {
+        elementwise::add(self, a, b)
+    }
+
+    fn concat_channels(&self, a: &CpuTensor, b: &CpuTensor) -> Result<CpuTensor> {
+        elementwise::concat_channels(self, a, b)
+    }
+
+    fn embed_tokens(
+        &self,
+        ids: &[u32],
+        n: usize,
+        tokens: &CpuEmbedding,
+        positions: &CpuEmbedding,
+    ) -> Result<CpuTensor> {
+        elementwise::embed_tokens(self, ids, n, tokens, positions)
+    }
+
+    fn select_tokens(&self, x: &CpuTensor, index: &[usize]) -> Result<CpuTensor> {
+        elementwise::select_tokens(self, x, index)
+    }
+}

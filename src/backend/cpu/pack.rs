@@ -1,0 +1,211 @@
+//! Weights in the order in which the micro-kernels read them.
+
+use super::Device;
+use super::kernel::Kernels;
+use super::pool::Buffer;
+use crate::backend::{DType, Weight};
+use crate::util::cancel::Cancel;
+use crate::util::error::{Result, bail};
+
+/// Most values of `k` between two visits of a tile to memory: a panel's block of B stays in the L1 cache.
+const K_BLOCK: usize = 256;
+
+/// A matrix `[taps·k, n]` cut into panels of `nr` columns; a panel holds for each tap and each `k` one row. A
+/// linear layer has one tap, a convolution `kh·kw`. The values keep the precision of the file.
+pub(super) struct Packed {
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) taps: usize,
+    dtype: DType,
+    panels: Buffer,
+    /// `n` values, zeros where the file has none.
+    bias: Buffer,
+    /// `k` zeros: the row that padding points to.
+    zeros: Buffer,
+}
+
+/// A part of the sum over taps and `k`: some taps whole, or a part of one tap.
+#[derive(Clone, Copy)]
+pub(super) struct KBlock {
+    pub(super) tap: usize,
+    pub(super) taps: usize,
+    pub(super) k_start: usize,
+    pub(super) k: usize,
+}
+
+impl Packed {
+    /// Packs `[out, in, taps..]` and an optional `[out]`.
+    pub(super) fn new(device: &Device, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<Self> {
+        let &[n, k, ref kernel @ ..] = weight.shape else {
+            bail!(Internal, "a weight of shape {:?} is not a matrix", weight.shape);
+        };
+        let taps: usize = kernel.iter().product();
+        if n * k * taps == 0 || weight.bytes.len() != n * k * taps * weight.dtype.size() {
+            bail!(Internal, "a weight of shape {:?} has {} bytes", weight.shape, weight.bytes.len());
+        }
+        let memory = &device.memory;
+        let bias = match bias {
+            Some(bias) if bias.shape == [n] => read_f32(device, bias)?,
+            Some(bias) => bail!(Internal, "a bias of shape {:?} for {n} outputs", bias.shape),
+            None => Buffer::new(memory, n * 4, "a bias")?,
+        };
+        let kernels = device.kernels;
+        let size = weight.dtype.size();
+        let mut panels = Buffer::new(memory, kernels.padded(n) * taps * k * size, "a weight")?;
+        let target = Target(panels.as_mut_ptr());
+        let count = n.div_ceil(kernels.nr);
+        device.threads.run(count, &Cancel::default(), |panel, _| {
+            let start = panel * kernels.nr;
+            let width = kernels.width(n, panel);
+            // SAFETY: the part of the buffer that belongs to this panel alone; the last panel may be narrow, and
+            // `padded` counts it so.
+            let panel = unsafe {
+                std::slice::from_raw_parts_mut(target.at(start * taps * k * size), width * taps * k * size)
+            };
+            let columns = start..n.min(start + width);
+            match size {
+                4 => pack_panel::<4>(weight.bytes, panel, columns, k, taps, width),
+                _ => pack_panel::<2>(weight.bytes, panel, columns, k, taps, width),
+            }
+        })?;
+        let zeros = Buffer::new(memory, k * 4, "a row of zeros")?;
+        Ok(Self { n, k, taps, dtype: weight.dtype, panels, bias, zeros })
+    }
+
+    pub(super) fn bias(&self) -> &[f32] {
+        self.bias.f32(self.n)
+    }
+
+    pub(super) fn zeros(&self) -> &[f32] {
+        self.zeros.f32(self.k)
+    }
+
+    /// The blocks of the sum, in the order in which they are added up. They depend on the weight alone, so that
+    /// every result is the same sum wherever and with whatever it is computed.
+    pub(super) fn k_blocks(&self) -> Vec<KBlock> {
+        let (k, taps) = (self.k, self.taps);
+        if k <= K_BLOCK {
+            let step = (K_BLOCK / k).min(taps);
+            let block = |tap| KBlock { tap, taps: step.min(taps - tap), k_start: 0, k };
+            return (0..taps).step_by(step).map(block).collect();
+        }
+        let step = k.div_ceil(k.div_ceil(K_BLOCK));
+        let blocks = move |tap| {
+            (0..k).step_by(step).map(move |k_start| KBlock {
+                tap,
+                taps: 1,
+                k_start,
+                k: step.min(k - k_start),
+            })
+        };
+        (0..taps).flat_map(blocks).collect()
+    }
+
+    /// Values of the largest block of a panel.
+    pub(super) fn block_len(kernels: &Kernels) -> usize {
+        K_BLOCK * kernels.nr
+    }
+
+    /// A panel's rows of a block as `f32`, in `scratch` if they have to be converted.
+    pub(super) fn block(
+        &self,
+        kernels: &Kernels,
+        panel: usize,
+        block: &KBlock,
+        scratch: &mut [f32],
+    ) -> *const f32 {
+        let width = kernels.width(self.n, panel);
+        let start = panel * kernels.nr * self.taps * self.k + (block.tap * self.k + block.k_start) * width;
+        let len = block.taps * block.k * width;
+        let size = self.dtype.size();
+        let bytes = &self.panels.bytes((start + len) * size)[start * size..];
+        let widen = match self.dtype {
+            DType::F32 => return bytes.as_ptr().cast(),
+            DType::F16 => kernels.widen_f16,
+            DType::Bf16 => kernels.widen_bf16,
+        };
+        let scratch = &mut scratch[..len];
+        // SAFETY: both have `len` values, and the kernels are for this machine.
+        unsafe { widen(bytes.as_ptr().cast(), scratch.as_mut_ptr(), len) };
+        scratch.as_ptr()
+    }
+}
+
+/// Moves the columns of one panel, values of `SIZE` bytes, from `[n, k, taps]` to `[taps, k, width]`.
+fn pack_panel<const SIZE: usize>(
+    from: &[u8],
+    to: &mut [u8],
+    columns: std::ops::Range<usize>,
+    k: usize,
+    taps: usize,
+    width: usize,
+) {
+    let (from, _) = from.as_chunks::<SIZE>();
+    let (to, _) = to.as_chunks_mut::<SIZE>();
+    let from = &from[columns.start * k * taps..columns.end * k * taps];
+    for i in 0..k {
+        for tap in 0..taps {
+            let row = &mut to[(tap * k + i) * width..][..columns.len()];
+            for (to, from) in row.iter_mut().zip(from[i * taps + tap..].iter().step_by(k * taps)) {
+                *to = *from;
+            }
+        }
+    }
+}
+
+/// A weight's values as `f32`.
+pub(super) fn read_f32(device: &Device, weight: Weight<'_>) -> Result<Buffer> {
+    let len: usize = weight.shape.iter().product();
+    if weight.bytes.len() != len * weight.dtype.size() {
+        bail!(Internal, "a weight of shape {:?} has {} bytes", weight.shape, weight.bytes.len());
+    }
+    let mut buffer = Buffer::new(&device.memory, len * 4, "a weight")?;
+    widen(weight.dtype, weight.bytes, buffer.f32_mut(len));
+    Ok(buffer)
+}
+
+/// Converts little-endian values to `f32`.
+pub(super) fn widen(dtype: DType, from: &[u8], to: &mut [f32]) {
+    match dtype {
+        DType::F32 => {
+            for (to, from) in to.iter_mut().zip(from.as_chunks().0) {
+                *to = f32::from_le_bytes(*from);
+            }
+        }
+        DType::F16 => {
+            for (to, from) in to.iter_mut().zip(from.as_chunks().0) {
+                *to = half::f16::from_le_bytes(*from).to_f32();
+            }
+        }
+        DType::Bf16 => {
+            for (to, from) in to.iter_mut().zip(from.as_chunks().0) {
+                *to = half::bf16::from_le_bytes(*from).to_f32();
+            }
+        }
+    }
+}
+
+/// The start of memory whose disjoint parts several tasks write.
+#[derive(Clone, Copy)]
+pub(super) struct Target<T>(pub(super) *mut T);
+
+// SAFETY: a plain address; whoever writes through it states why the parts are disjoint.
+unsafe impl<T> Send for Target<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Target<T> {}
+
+impl<T> Target<T> {
+    /// The address of value `index`.
+    pub(super) fn at(self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
+    }
+
+    /// `len` values from `start`.
+    ///
+    /// # Safety
+    /// They lie within the memory, and no other slice of them is in use.
+    pub(super) unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: passed on to the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.at(start), len) }
+    }
+}
