@@ -1,0 +1,97 @@
+//! One memory-mapped safetensors file.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
+use serde::Deserializer as _;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+
+use super::io_error;
+use crate::util::error::{Result, bail, error};
+use crate::util::limits;
+
+/// Bytes of the number that starts the file: the header's length.
+const PREFIX: usize = 8;
+
+/// A safetensors file whose header has been checked: every tensor lies inside the file.
+pub(super) struct MappedFile {
+    pub(super) path: PathBuf,
+    map: Mmap,
+    /// Where the tensors' data begins.
+    data: usize,
+}
+
+impl MappedFile {
+    /// Maps `path` and checks its header: sizes multiply without overflow, offsets are contiguous and end with
+    /// the file, no name comes twice.
+    pub(super) fn open(path: &Path) -> Result<(Self, Metadata)> {
+        let name = path.display();
+        let file = File::open(path).map_err(|e| io_error(path, &e))?;
+        let metadata = file.metadata().map_err(|e| io_error(path, &e))?;
+        if !metadata.is_file() {
+            bail!(NotFound, "{name}: not a file");
+        }
+        if metadata.len() < PREFIX as u64 {
+            bail!(Format, "{name}: {} bytes are too few for a safetensors file", metadata.len());
+        }
+        // SAFETY: the map is read-only and private, and its bytes are only ever read as integers, for which every
+        // bit pattern is valid. A program that rewrites the file meanwhile can change the values we read, and one
+        // that truncates it can stop the process (as with any mapped file); the map lives for the load only, since
+        // backends copy what they prepare.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error(path, &e))?;
+
+        let prefix = map.first_chunk::<PREFIX>().copied().unwrap_or_default();
+        let header = u64::from_le_bytes(prefix);
+        let room = (map.len() - PREFIX) as u64;
+        if header > limits::SAFETENSORS_HEADER_BYTES {
+            bail!(Format, "{name}: not a safetensors file (a header of {header} bytes is over the limit)");
+        }
+        if header > room {
+            bail!(
+                Format,
+                "{name}: truncated: the header has {header} bytes, the file {room} after its length"
+            );
+        }
+        let (header, tensors) =
+            SafeTensors::read_metadata(&map).map_err(|e| error!(Format, "{name}: {e}"))?;
+        let data = PREFIX + header;
+        refuse_duplicates(map.get(PREFIX..data).unwrap_or_default())
+            .map_err(|e| error!(Format, "{name}: {e}"))?;
+        Ok((Self { path: path.to_owned(), map, data }, tensors))
+    }
+
+    /// The bytes of a tensor from its offsets in the header.
+    pub(super) fn bytes(&self, (start, end): (usize, usize)) -> Option<&[u8]> {
+        self.map.get(self.data..)?.get(start..end)
+    }
+}
+
+/// The safetensors crate keeps the last of two equal names; such a file was tampered with.
+fn refuse_duplicates(header: &[u8]) -> serde_json::Result<()> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+            let mut names = HashSet::new();
+            while let Some(name) = map.next_key::<String>()? {
+                map.next_value::<IgnoredAny>()?;
+                if names.contains(&name) {
+                    return Err(A::Error::custom(format!("tensor {name} comes twice in the header")));
+                }
+                names.insert(name);
+            }
+            Ok(())
+        }
+    }
+    serde_json::Deserializer::from_slice(header).deserialize_map(Names)
+}
