@@ -6,5 +6,6 @@
 //! their arithmetic) and `util`. Dependencies point down only; `ARCHITECTURE.md` draws the picture.
 
 pub mod backend;
+pub mod sampling;
 pub mod util;
 pub mod weights;
