@@ -7,5 +7,6 @@
 
 pub mod backend;
 pub mod sampling;
+pub mod tokenizer;
 pub mod util;
 pub mod weights;
