@@ -6,7 +6,12 @@
 //! their arithmetic) and `util`. Dependencies point down only; `ARCHITECTURE.md` draws the picture.
 
 pub mod backend;
+pub mod models;
+pub mod nn;
 pub mod sampling;
 pub mod tokenizer;
 pub mod util;
 pub mod weights;
+
+#[cfg(test)]
+mod testing;

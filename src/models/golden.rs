@@ -1,0 +1,168 @@
+//! Reads the fixtures under `tests/golden` and compares with them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
+
+use super::autoencoder_kl::AutoencoderKL;
+use super::clip::ClipTextModel;
+use super::unet_2d_condition::UNet2DConditionModel;
+use crate::backend::reference::Reference;
+use crate::backend::{Backend, Shape, Tensor};
+use crate::util::error::Result;
+use crate::weights::json::read_json;
+use crate::weights::{Checkpoint, Scope};
+
+/// The tiny models, one of each family.
+pub(crate) const MODELS: [&str; 3] = ["sd1", "sd2", "sdxl"];
+/// DESIGN.md §6: relative L2 of every block and model in f32.
+const TOLERANCE: f64 = 1e-5;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The folder of a component: of a tiny model, or a variant that is one component.
+pub(crate) fn component(name: &str, component: &str) -> PathBuf {
+    if name.starts_with("variants/") {
+        folder().join(name)
+    } else {
+        folder().join("models").join(name).join(component)
+    }
+}
+
+/// Opens a component, loads it with `load`, and makes sure that every tensor was used.
+pub(crate) fn load<C: DeserializeOwned, M>(
+    folder: &Path,
+    stem: &str,
+    load: impl FnOnce(&Scope<'_>, &C) -> Result<M>,
+) -> M {
+    let config: C = read_json(&folder.join("config.json")).unwrap();
+    let checkpoint = Checkpoint::open(folder, stem, None).unwrap();
+    let model = load(&checkpoint.root(), &config).unwrap();
+    checkpoint.finish().unwrap();
+    model
+}
+
+/// The tensors of one fixture file, channels-last.
+pub(crate) struct Golden {
+    name: String,
+    tensors: BTreeMap<String, (Shape, Vec<f32>)>,
+}
+
+impl Golden {
+    pub(crate) fn read(name: &str) -> Self {
+        let bytes = fs::read(folder().join(format!("{name}.safetensors"))).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.iter().filter(|(_, view)| view.dtype() == Dtype::F32).map(|(key, view)| {
+            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+            (key.to_owned(), channels_last(view.shape(), values.collect()))
+        });
+        Self { name: name.to_owned(), tensors: tensors.collect() }
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub(crate) fn values(&self, key: &str) -> &[f32] {
+        &self.get(key).1
+    }
+
+    pub(crate) fn shape(&self, key: &str) -> Shape {
+        self.get(key).0
+    }
+
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.tensors.contains_key(key)
+    }
+
+    fn get(&self, key: &str) -> &(Shape, Vec<f32>) {
+        self.tensors.get(key).unwrap_or_else(|| panic!("{}: no tensor {key}", self.name))
+    }
+
+    /// Uploads a tensor.
+    pub(crate) fn tensor<B: Backend>(&self, b: &B, key: &str) -> B::Tensor {
+        let (shape, values) = self.get(key);
+        b.upload(*shape, values).unwrap()
+    }
+
+    /// Fails unless `x` is what PyTorch computed.
+    pub(crate) fn check<B: Backend>(&self, b: &B, key: &str, x: Result<B::Tensor>) {
+        let x = x.unwrap_or_else(|e| panic!("{} {key}: {e}", self.name));
+        let mut values = vec![0.0; x.shape().len()];
+        b.download(&x, &mut values).unwrap();
+        assert_eq!(x.shape(), self.shape(key), "{} {key}", self.name);
+        self.check_values(key, &values);
+    }
+
+    /// [`Golden::check`] for values on the host.
+    pub(crate) fn check_values(&self, key: &str, values: &[f32]) {
+        let error = relative_l2(values, self.values(key));
+        assert!(passes(error), "{} {key}: relative L2 {error:.2e}", self.name);
+    }
+}
+
+/// Whether an error is small enough. NaN is not.
+fn passes(error: f64) -> bool {
+    error <= TOLERANCE
+}
+
+/// ‖a − b‖ / ‖b‖
+pub(crate) fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let square = |x: f64| x * x;
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let norm: f64 = b.iter().map(|b| square(f64::from(*b))).sum();
+    (difference / norm).sqrt()
+}
+
+/// `[n, c, h, w]` to an image, `[n, tokens, c]` to a sequence, `[n, c]` to vectors.
+fn channels_last(shape: &[usize], values: Vec<f32>) -> (Shape, Vec<f32>) {
+    match *shape {
+        [n, c, h, w] => {
+            let mut out = Vec::with_capacity(values.len());
+            for image in values.chunks_exact(c * h * w) {
+                for pixel in 0..h * w {
+                    out.extend((0..c).map(|channel| image[channel * h * w + pixel]));
+                }
+            }
+            (Shape::image(n, h, w, c), out)
+        }
+        [n, tokens, c] => (Shape::tokens(n, tokens, c), values),
+        [n, c] => (Shape::vector(n, c), values),
+        [n] => (Shape::vector(n, 1), values),
+        _ => panic!("a tensor of shape {shape:?}"),
+    }
+}
+
+/// Token ids, which the fixtures keep as I64: `(sequences, ids)`.
+pub(crate) fn token_ids(name: &str, key: &str) -> (usize, Vec<u32>) {
+    let bytes = fs::read(folder().join(format!("{name}.safetensors"))).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let view = file.tensor(key).unwrap();
+    let ids = view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32);
+    (view.shape()[0], ids.collect())
+}
+
+#[test]
+fn nan_does_not_pass() {
+    assert!(!passes(relative_l2(&[f32::NAN, 1.0], &[1.0, 1.0])));
+    assert!(!passes(relative_l2(&[1.001, 1.0], &[1.0, 1.0])));
+    assert!(passes(relative_l2(&[1.0, 1.0], &[1.0, 1.0])));
+}
+
+/// Every tensor of the model that ships with the library has its place.
+#[test]
+fn the_default_model_loads() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji-64");
+    let b = Reference::default();
+    let stem = "diffusion_pytorch_model";
+    load(&folder.join("text_encoder"), "model", |scope, config| ClipTextModel::load(scope, config, &b));
+    load(&folder.join("unet"), stem, |scope, config| UNet2DConditionModel::load(scope, config, &b));
+    load(&folder.join("vae"), stem, |scope, config| AutoencoderKL::load(scope, config, &b));
+}

@@ -1,0 +1,148 @@
+//! The U-Net's blocks. A block without attention has an empty list of them.
+
+use super::config::BlockPlan;
+use crate::backend::{Backend, Shape, Tensor};
+use crate::nn::resnet::{Downsample2D, ResnetBlock2D, Upsample2D};
+use crate::nn::transformer::Transformer2DModel;
+use crate::util::error::{Result, bail};
+use crate::weights::Scope;
+
+fn resnets<B: Backend>(scope: &Scope<'_>, plan: &BlockPlan, b: &B) -> Result<Vec<ResnetBlock2D<B>>> {
+    let scope = scope.at("resnets");
+    let load = |(i, shape): (usize, _)| ResnetBlock2D::load(&scope.at(i), shape, b);
+    plan.resnets.iter().copied().enumerate().map(load).collect()
+}
+
+fn attentions<B: Backend>(scope: &Scope<'_>, plan: &BlockPlan, b: &B) -> Result<Vec<Transformer2DModel<B>>> {
+    let scope = scope.at("attentions");
+    let load = |(i, shape): (usize, _)| Transformer2DModel::load(&scope.at(i), shape, b);
+    plan.attentions.iter().copied().enumerate().map(load).collect()
+}
+
+/// What every block sees besides its input.
+pub(super) struct Conditions<'a, B: Backend> {
+    /// The time embedding after SiLU, `[n, 1, 1, time_embed_dim]`.
+    pub(super) time: &'a B::Tensor,
+    /// `encoder_hidden_states`, `[n, tokens, 1, cross_attention_dim]`.
+    pub(super) context: &'a B::Tensor,
+}
+
+/// diffusers' `DownBlock2D` and `CrossAttnDownBlock2D`.
+pub(super) struct DownBlock2D<B: Backend> {
+    pub(super) resnets: Vec<ResnetBlock2D<B>>,
+    pub(super) attentions: Vec<Transformer2DModel<B>>,
+    pub(super) downsampler: Option<Downsample2D<B>>,
+}
+
+impl<B: Backend> DownBlock2D<B> {
+    pub(super) fn load(scope: &Scope<'_>, plan: &BlockPlan, b: &B) -> Result<Self> {
+        let downsampler =
+            plan.resample.then(|| Downsample2D::load(&scope.at("downsamplers.0"), plan.channels, 1, b));
+        Ok(Self {
+            resnets: resnets(scope, plan, b)?,
+            attentions: attentions(scope, plan, b)?,
+            downsampler: downsampler.transpose()?,
+        })
+    }
+
+    /// Continues from the last of `skips` and puts every layer's output behind it.
+    pub(super) fn forward(&self, b: &B, skips: &mut Vec<B::Tensor>, with: &Conditions<'_, B>) -> Result<()> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            let mut h = resnet.forward(b, last(skips)?, Some(with.time))?;
+            if let Some(attention) = self.attentions.get(i) {
+                h = attention.forward(b, &h, with.context)?;
+            }
+            skips.push(h);
+        }
+        if let Some(downsampler) = &self.downsampler {
+            let h = downsampler.forward(b, last(skips)?)?;
+            skips.push(h);
+        }
+        Ok(())
+    }
+}
+
+/// diffusers' `UNetMidBlock2DCrossAttn` and `UNetMidBlock2D`.
+pub(super) struct MidBlock2D<B: Backend> {
+    pub(super) resnets: Vec<ResnetBlock2D<B>>,
+    pub(super) attentions: Vec<Transformer2DModel<B>>,
+}
+
+impl<B: Backend> MidBlock2D<B> {
+    pub(super) fn load(scope: &Scope<'_>, plan: &BlockPlan, b: &B) -> Result<Self> {
+        Ok(Self { resnets: resnets(scope, plan, b)?, attentions: attentions(scope, plan, b)? })
+    }
+
+    /// The result has `x`'s shape.
+    pub(super) fn forward(&self, b: &B, x: &B::Tensor, with: &Conditions<'_, B>) -> Result<B::Tensor> {
+        let Some((first, rest)) = self.resnets.split_first() else {
+            bail!(Internal, "a mid block without layers");
+        };
+        let mut h = first.forward(b, x, Some(with.time))?;
+        for (attention, resnet) in self.attentions.iter().zip(rest) {
+            h = attention.forward(b, &h, with.context)?;
+            h = resnet.forward(b, &h, Some(with.time))?;
+        }
+        Ok(h)
+    }
+}
+
+/// diffusers' `UpBlock2D` and `CrossAttnUpBlock2D`.
+pub(super) struct UpBlock2D<B: Backend> {
+    pub(super) resnets: Vec<ResnetBlock2D<B>>,
+    pub(super) attentions: Vec<Transformer2DModel<B>>,
+    pub(super) upsampler: Option<Upsample2D<B>>,
+}
+
+impl<B: Backend> UpBlock2D<B> {
+    pub(super) fn load(scope: &Scope<'_>, plan: &BlockPlan, b: &B) -> Result<Self> {
+        let upsampler = plan.resample.then(|| Upsample2D::load(&scope.at("upsamplers.0"), plan.channels, b));
+        Ok(Self {
+            resnets: resnets(scope, plan, b)?,
+            attentions: attentions(scope, plan, b)?,
+            upsampler: upsampler.transpose()?,
+        })
+    }
+
+    /// Takes one skip a layer off the end of `skips`, and grows to the size of the one behind them. Without `x` the
+    /// last skip is the input too (a network without a mid block).
+    pub(super) fn forward(
+        &self,
+        b: &B,
+        x: Option<B::Tensor>,
+        skips: &mut Vec<B::Tensor>,
+        with: &Conditions<'_, B>,
+    ) -> Result<B::Tensor> {
+        let mut x = x;
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            let Some(skip) = skips.pop() else {
+                bail!(Internal, "an up block without its skip connection");
+            };
+            let before = x.take();
+            let mut h = b.concat_channels(before.as_ref().unwrap_or(&skip), &skip)?;
+            drop((before, skip));
+            h = resnet.forward(b, &h, Some(with.time))?;
+            if let Some(attention) = self.attentions.get(i) {
+                h = attention.forward(b, &h, with.context)?;
+            }
+            x = Some(h);
+        }
+        let Some(mut h) = x else {
+            bail!(Internal, "an up block without layers");
+        };
+        if let Some(upsampler) = &self.upsampler {
+            // An odd side was rounded up on the way down; only the skip knows it.
+            let Shape { h: height, w: width, .. } = last(skips)?.shape();
+            h = upsampler.forward(b, &h, height, width)?;
+        }
+        Ok(h)
+    }
+}
+
+/// The tensor that the way down left last.
+pub(super) fn last<T>(skips: &[T]) -> Result<&T> {
+    match skips.last() {
+        Some(skip) => Ok(skip),
+        None => bail!(Internal, "a U-Net without skip connections"),
+    }
+}

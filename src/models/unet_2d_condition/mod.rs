@@ -1,0 +1,191 @@
+//! The denoiser: diffusers' `UNet2DConditionModel` (SD 1.x, 2.x, SDXL and their kin).
+
+mod blocks;
+mod config;
+#[cfg(test)]
+mod tests;
+
+use blocks::{Conditions, DownBlock2D, MidBlock2D, UpBlock2D, last};
+pub use config::UNet2DConditionConfig;
+
+use crate::backend::{Activation, Backend, ConvGeometry, Epilogue, Shape, Tensor};
+use crate::nn::embeddings::{Sinusoid, TimestepEmbedding};
+use crate::nn::layers::{GroupNorm, conv2d};
+use crate::util::error::{Result, bail};
+use crate::weights::Scope;
+
+/// What SDXL is told besides the prompt.
+pub struct AddedConditions<B: Backend> {
+    /// The pooled embedding, `[n, 1, 1, projection_dim]`.
+    pub text_embeds: B::Tensor,
+    /// Per image, as many numbers as the model was trained with: SDXL base takes six, original height and width,
+    /// crop top and left, target height and width, in pixels. `[n, ids]`, row-major.
+    pub time_ids: Vec<f32>,
+}
+
+/// A loaded U-Net.
+pub struct UNet2DConditionModel<B: Backend> {
+    config: UNet2DConditionConfig,
+    time_proj: Sinusoid,
+    time_embedding: TimestepEmbedding<B>,
+    addition: Option<Addition<B>>,
+    conv_in: B::Conv2d,
+    down_blocks: Vec<DownBlock2D<B>>,
+    mid_block: Option<MidBlock2D<B>>,
+    up_blocks: Vec<UpBlock2D<B>>,
+    conv_norm_out: GroupNorm<B>,
+    conv_out: B::Conv2d,
+}
+
+/// `addition_embed_type` = `text_time`.
+struct Addition<B: Backend> {
+    add_time_proj: Sinusoid,
+    add_embedding: TimestepEmbedding<B>,
+    /// Channels of `add_embedding`'s input.
+    inputs: usize,
+}
+
+impl<B: Backend> UNet2DConditionModel<B> {
+    /// Loads the network that `config` describes.
+    ///
+    /// # Errors
+    /// `Unsupported` for a config value that is not built in, `Format` for one that makes no sense or contradicts
+    /// the tensors, `Numeric` for weights that are not finite.
+    pub fn load(scope: &Scope<'_>, config: &UNet2DConditionConfig, b: &B) -> Result<Self> {
+        let plan = config.plan().map_err(|e| e.context(scope.config_path().display()))?;
+        let (down, up) = (scope.at("down_blocks"), scope.at("up_blocks"));
+        let first = config.block_out_channels.first().copied().unwrap_or(0);
+        let (kernel_in, kernel_out) = (config.conv_in_kernel, config.conv_out_kernel);
+        let conv_in = scope.at("conv_in");
+        let conv_in =
+            conv2d(&conv_in, config.in_channels, first, kernel_in, ConvGeometry::same(kernel_in), b)?;
+        let conv_out = scope.at("conv_out");
+        let conv_out =
+            conv2d(&conv_out, first, config.out_channels, kernel_out, ConvGeometry::same(kernel_out), b)?;
+        let addition = plan.addition.map(|(add_time_proj, inputs)| {
+            let add_embedding =
+                TimestepEmbedding::load(&scope.at("add_embedding"), inputs, plan.time_embed_dim, b)?;
+            Ok(Addition { add_time_proj, add_embedding, inputs })
+        });
+        let mid_block = (!plan.mid.resnets.is_empty())
+            .then(|| MidBlock2D::load(&scope.at("mid_block"), &plan.mid, b))
+            .transpose()?;
+        let time_embedding = scope.at("time_embedding");
+        let norm_out = scope.at("conv_norm_out");
+        Ok(Self {
+            time_proj: plan.time_proj,
+            time_embedding: TimestepEmbedding::load(&time_embedding, first, plan.time_embed_dim, b)?,
+            addition: addition.transpose()?,
+            conv_in,
+            down_blocks: (plan.down.iter().enumerate())
+                .map(|(i, plan)| DownBlock2D::load(&down.at(i), plan, b))
+                .collect::<Result<_>>()?,
+            mid_block,
+            up_blocks: (plan.up.iter().enumerate())
+                .map(|(i, plan)| UpBlock2D::load(&up.at(i), plan, b))
+                .collect::<Result<_>>()?,
+            conv_norm_out: GroupNorm::load(&norm_out, first, config.norm_num_groups, config.norm_eps, b)?,
+            conv_out,
+            config: config.clone(),
+        })
+    }
+
+    /// The config the model was loaded with.
+    pub fn config(&self) -> &UNet2DConditionConfig {
+        &self.config
+    }
+
+    /// Whether [`AddedConditions`] are needed (SDXL).
+    pub fn takes_added_conditions(&self) -> bool {
+        self.addition.is_some()
+    }
+
+    /// One evaluation: `sample [n, h, w, in_channels]` at `timestep` (of the training schedule, 0 to 999) with
+    /// `encoder_hidden_states [n, tokens, 1, cross_attention_dim]` gives `[n, h, w, out_channels]`. Any `h`, `w`.
+    ///
+    /// # Errors
+    /// `Format` when the added conditions are absent or do not fit; `Cancelled`, `OutOfMemory`.
+    pub fn forward(
+        &self,
+        b: &B,
+        sample: &B::Tensor,
+        timestep: f32,
+        encoder_hidden_states: &B::Tensor,
+        added: Option<&AddedConditions<B>>,
+    ) -> Result<B::Tensor> {
+        let time = self.embed_time(b, timestep, sample.shape().n, added)?;
+        self.forward_embedded(b, sample, &time, encoder_hidden_states)
+    }
+
+    /// The time embedding as every block uses it (after SiLU), `[n, 1, 1, time_embed_dim]`. It depends on nothing
+    /// that changes between the images of a schedule.
+    ///
+    /// # Errors
+    /// As [`UNet2DConditionModel::forward`].
+    pub fn embed_time(
+        &self,
+        b: &B,
+        timestep: f32,
+        n: usize,
+        added: Option<&AddedConditions<B>>,
+    ) -> Result<B::Tensor> {
+        let sinusoid = self.time_proj.embed(&vec![timestep; n]);
+        let sinusoid = b.upload(Shape::vector(n, self.time_proj.channels), &sinusoid)?;
+        let mut time = self.time_embedding.forward(b, &sinusoid)?;
+        match (&self.addition, added) {
+            (Some(addition), Some(added)) => time = b.add(&time, &addition.forward(b, added)?)?,
+            (None, None) => {}
+            (Some(_), None) => bail!(Format, "the U-Net needs a pooled text embedding and time ids"),
+            (None, Some(_)) => bail!(Format, "the U-Net takes no pooled text embedding or time ids"),
+        }
+        b.activation(&time, Activation::Silu)
+    }
+
+    /// [`UNet2DConditionModel::forward`] from a time embedding that is known already.
+    ///
+    /// # Errors
+    /// As [`UNet2DConditionModel::forward`].
+    pub fn forward_embedded(
+        &self,
+        b: &B,
+        sample: &B::Tensor,
+        time: &B::Tensor,
+        encoder_hidden_states: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let with = Conditions { time, context: encoder_hidden_states };
+        let mut skips = vec![b.conv2d(sample, &self.conv_in, Epilogue::default())?];
+        for block in &self.down_blocks {
+            block.forward(b, &mut skips, &with)?;
+        }
+        let mut h = match &self.mid_block {
+            Some(block) => Some(block.forward(b, last(&skips)?, &with)?),
+            None => None,
+        };
+        for block in &self.up_blocks {
+            h = Some(block.forward(b, h, &mut skips, &with)?);
+        }
+        let Some(mut h) = h else {
+            bail!(Internal, "a U-Net without up blocks");
+        };
+        h = self.conv_norm_out.forward_silu(b, &h)?;
+        b.conv2d(&h, &self.conv_out, Epilogue::default())
+    }
+}
+
+impl<B: Backend> Addition<B> {
+    fn forward(&self, b: &B, added: &AddedConditions<B>) -> Result<B::Tensor> {
+        let Shape { n, c, .. } = added.text_embeds.shape();
+        let ids = self.add_time_proj.embed(&added.time_ids);
+        let width = ids.len().checked_div(n).unwrap_or(0);
+        if width * n != ids.len() || c + width != self.inputs {
+            bail!(
+                Format,
+                "projection_class_embeddings_input_dim = {} does not fit a pooled embedding of {c} and {} time ids",
+                self.inputs,
+                width / self.add_time_proj.channels
+            );
+        }
+        let ids = b.upload(Shape::vector(n, width), &ids)?;
+        self.add_embedding.forward(b, &b.concat_channels(&added.text_embeds, &ids)?)
+    }
+}

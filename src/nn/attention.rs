@@ -1,0 +1,105 @@
+//! Multi-head attention with its projections.
+
+use super::layers::{linear, linear_no_bias, pointwise};
+use crate::backend::{Backend, Epilogue};
+use crate::util::error::Result;
+use crate::weights::Scope;
+
+/// How an attention layer's four projections are called and stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projections {
+    /// `to_q`, `to_k`, `to_v` without bias, `to_out.0` with one: the transformer blocks of diffusers.
+    Diffusers,
+    /// The same names, all with bias and possibly stored as 1×1 convolutions, or the older names `query`, `key`,
+    /// `value`, `proj_attn`: the attention in a VAE (diffusers' `AttentionBlock` before 0.15).
+    Autoencoder,
+    /// `q_proj`, `k_proj`, `v_proj`, `out_proj` with bias: transformers' `CLIPAttention`.
+    Clip,
+}
+
+/// diffusers' `Attention` and transformers' `CLIPAttention`: `to_out(softmax(q·kᵀ/√d)·v)`.
+pub struct Attention<B: Backend> {
+    to_q: B::Linear,
+    to_k: B::Linear,
+    to_v: B::Linear,
+    to_out: B::Linear,
+    heads: usize,
+}
+
+impl<B: Backend> Attention<B> {
+    /// Queries have `channels` channels, keys and values come from `context_channels`.
+    ///
+    /// # Errors
+    /// Those of the weights; `Format` when the heads do not divide the channels.
+    pub fn load(
+        scope: &Scope<'_>,
+        projections: Projections,
+        channels: usize,
+        context_channels: usize,
+        heads: usize,
+        b: &B,
+    ) -> Result<Self> {
+        if heads == 0 || !channels.is_multiple_of(heads) {
+            return Err(scope.contradiction(format!("{heads} heads do not divide {channels} channels")));
+        }
+        let load: fn(&Scope<'_>, usize, usize, &B) -> Result<B::Linear> = match projections {
+            Projections::Diffusers => linear_no_bias,
+            Projections::Autoencoder => pointwise,
+            Projections::Clip => linear,
+        };
+        let [q, k, v, out] = match projections {
+            Projections::Autoencoder if scope.contains("query.weight") => {
+                ["query", "key", "value", "proj_attn"].map(|name| scope.at(name))
+            }
+            Projections::Autoencoder | Projections::Diffusers => {
+                ["to_q", "to_k", "to_v", "to_out.0"].map(|name| scope.at(name))
+            }
+            Projections::Clip => ["q_proj", "k_proj", "v_proj", "out_proj"].map(|name| scope.at(name)),
+        };
+        Ok(Self {
+            to_q: load(&q, channels, channels, b)?,
+            to_k: load(&k, context_channels, channels, b)?,
+            to_v: load(&v, context_channels, channels, b)?,
+            // The one projection that always has a bias.
+            to_out: pointwise(&out, channels, channels, b)?,
+            heads,
+        })
+    }
+
+    /// Keys and values of a context `[n, .., context_channels]`. They are the same at every denoising step.
+    pub fn keys_values(&self, b: &B, context: &B::Tensor) -> Result<(B::Tensor, B::Tensor)> {
+        Ok((
+            b.linear(context, &self.to_k, Epilogue::default())?,
+            b.linear(context, &self.to_v, Epilogue::default())?,
+        ))
+    }
+
+    /// What `x` `[n, .., channels]` finds among the keys and values, added to `residual`. Takes `x` to let go of it
+    /// before the attention itself, where memory is shortest.
+    pub fn attend(
+        &self,
+        b: &B,
+        x: B::Tensor,
+        (keys, values): (B::Tensor, B::Tensor),
+        causal: bool,
+        residual: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let mut h = b.linear(&x, &self.to_q, Epilogue::default())?;
+        drop(x);
+        h = b.attention(&h, &keys, &values, self.heads, causal)?;
+        drop((keys, values));
+        b.linear(&h, &self.to_out, Epilogue::residual(residual))
+    }
+
+    /// Attention of `x` to itself, added to `residual`; `causal` hides later tokens from earlier ones.
+    pub fn self_attention(
+        &self,
+        b: &B,
+        x: B::Tensor,
+        causal: bool,
+        residual: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let keys_values = self.keys_values(b, &x)?;
+        self.attend(b, x, keys_values, causal, residual)
+    }
+}

@@ -1,0 +1,91 @@
+//! The smallest layers: what takes its weights straight from a checkpoint.
+
+use crate::backend::{Backend, ConvGeometry};
+use crate::util::error::Result;
+use crate::weights::Scope;
+
+/// `torch.nn.Linear`: `weight [outputs, inputs]`, `bias [outputs]`.
+pub fn linear<B: Backend>(scope: &Scope<'_>, inputs: usize, outputs: usize, b: &B) -> Result<B::Linear> {
+    b.prepare_linear(scope.tensor("weight", &[outputs, inputs])?, Some(scope.tensor("bias", &[outputs])?))
+}
+
+/// `torch.nn.Linear(bias=False)`.
+pub fn linear_no_bias<B: Backend>(
+    scope: &Scope<'_>,
+    inputs: usize,
+    outputs: usize,
+    b: &B,
+) -> Result<B::Linear> {
+    b.prepare_linear(scope.tensor("weight", &[outputs, inputs])?, None)
+}
+
+/// A linear layer over channels that files store as a linear layer or as a 1×1 convolution.
+pub fn pointwise<B: Backend>(scope: &Scope<'_>, inputs: usize, outputs: usize, b: &B) -> Result<B::Linear> {
+    b.prepare_linear(scope.matrix("weight", outputs, inputs)?, Some(scope.tensor("bias", &[outputs])?))
+}
+
+/// `torch.nn.Conv2d`: `weight [outputs, inputs, kernel, kernel]`, `bias [outputs]`.
+pub fn conv2d<B: Backend>(
+    scope: &Scope<'_>,
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    geometry: ConvGeometry,
+    b: &B,
+) -> Result<B::Conv2d> {
+    let weight = scope.tensor("weight", &[outputs, inputs, kernel, kernel])?;
+    b.prepare_conv2d(weight, Some(scope.tensor("bias", &[outputs])?), geometry)
+}
+
+/// `torch.nn.GroupNorm`.
+pub struct GroupNorm<B: Backend> {
+    affine: B::Affine,
+    groups: usize,
+    eps: f32,
+}
+
+impl<B: Backend> GroupNorm<B> {
+    /// # Errors
+    /// Those of the weights; `Format` when the groups do not divide the channels.
+    pub fn load(scope: &Scope<'_>, channels: usize, groups: usize, eps: f32, b: &B) -> Result<Self> {
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            return Err(
+                scope.contradiction(format!("{groups} norm groups do not divide {channels} channels"))
+            );
+        }
+        Ok(Self { affine: affine(scope, channels, b)?, groups, eps })
+    }
+
+    /// `[n, h, w, c]`, normalised.
+    pub fn forward(&self, b: &B, x: &B::Tensor) -> Result<B::Tensor> {
+        b.group_norm(x, &self.affine, self.groups, self.eps, false)
+    }
+
+    /// [`GroupNorm::forward`], then SiLU.
+    pub fn forward_silu(&self, b: &B, x: &B::Tensor) -> Result<B::Tensor> {
+        b.group_norm(x, &self.affine, self.groups, self.eps, true)
+    }
+}
+
+/// `torch.nn.LayerNorm` over channels.
+pub struct LayerNorm<B: Backend> {
+    affine: B::Affine,
+    eps: f32,
+}
+
+impl<B: Backend> LayerNorm<B> {
+    /// # Errors
+    /// Those of the weights.
+    pub fn load(scope: &Scope<'_>, channels: usize, eps: f32, b: &B) -> Result<Self> {
+        Ok(Self { affine: affine(scope, channels, b)?, eps })
+    }
+
+    /// `[.., c]`, normalised.
+    pub fn forward(&self, b: &B, x: &B::Tensor) -> Result<B::Tensor> {
+        b.layer_norm(x, &self.affine, self.eps)
+    }
+}
+
+fn affine<B: Backend>(scope: &Scope<'_>, channels: usize, b: &B) -> Result<B::Affine> {
+    b.prepare_affine(scope.tensor("weight", &[channels])?, scope.tensor("bias", &[channels])?)
+}

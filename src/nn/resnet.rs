@@ -1,0 +1,108 @@
+//! Residual blocks and the convolutions that halve and double the size.
+
+use super::layers::{GroupNorm, conv2d, linear, pointwise};
+use crate::backend::{Backend, ConvGeometry, Epilogue};
+use crate::util::error::{Result, bail};
+use crate::weights::Scope;
+
+/// The size of a [`ResnetBlock2D`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ResnetShape {
+    pub inputs: usize,
+    pub outputs: usize,
+    /// Width of the time embedding; the VAE has none.
+    pub time_embed_dim: Option<usize>,
+    pub norm_groups: usize,
+    pub norm_eps: f32,
+}
+
+/// diffusers' `ResnetBlock2D`: twice norm, SiLU, convolution, with the time embedding added in between.
+pub struct ResnetBlock2D<B: Backend> {
+    norm1: GroupNorm<B>,
+    conv1: B::Conv2d,
+    time_emb_proj: Option<B::Linear>,
+    norm2: GroupNorm<B>,
+    conv2: B::Conv2d,
+    conv_shortcut: Option<B::Linear>,
+}
+
+impl<B: Backend> ResnetBlock2D<B> {
+    /// # Errors
+    /// Those of the weights; `Format` when the groups do not divide the channels.
+    pub fn load(scope: &Scope<'_>, shape: ResnetShape, b: &B) -> Result<Self> {
+        let ResnetShape { inputs, outputs, norm_groups, norm_eps, .. } = shape;
+        let same = ConvGeometry::same(3);
+        let time = shape.time_embed_dim.map(|width| linear(&scope.at("time_emb_proj"), width, outputs, b));
+        let shortcut = (inputs != outputs).then(|| pointwise(&scope.at("conv_shortcut"), inputs, outputs, b));
+        Ok(Self {
+            norm1: GroupNorm::load(&scope.at("norm1"), inputs, norm_groups, norm_eps, b)?,
+            conv1: conv2d(&scope.at("conv1"), inputs, outputs, 3, same, b)?,
+            time_emb_proj: time.transpose()?,
+            norm2: GroupNorm::load(&scope.at("norm2"), outputs, norm_groups, norm_eps, b)?,
+            conv2: conv2d(&scope.at("conv2"), outputs, outputs, 3, same, b)?,
+            conv_shortcut: shortcut.transpose()?,
+        })
+    }
+
+    /// `x [n, h, w, inputs]` to `[n, h, w, outputs]`. `time [n, 1, 1, time_embed_dim]` is the time embedding after
+    /// SiLU, which diffusers computes anew in every block.
+    pub fn forward(&self, b: &B, x: &B::Tensor, time: Option<&B::Tensor>) -> Result<B::Tensor> {
+        let time = match (&self.time_emb_proj, time) {
+            (Some(proj), Some(time)) => Some(b.linear(time, proj, Epilogue::default())?),
+            (None, None) => None,
+            _ => bail!(Internal, "a residual block and its caller disagree about the time embedding"),
+        };
+        let epilogue = Epilogue { channel_bias: time.as_ref(), ..Epilogue::default() };
+        let mut h = self.norm1.forward_silu(b, x)?;
+        h = b.conv2d(&h, &self.conv1, epilogue)?;
+        h = self.norm2.forward_silu(b, &h)?;
+        match &self.conv_shortcut {
+            None => b.conv2d(&h, &self.conv2, Epilogue::residual(x)),
+            Some(shortcut) => {
+                let x = b.linear(x, shortcut, Epilogue::default())?;
+                b.conv2d(&h, &self.conv2, Epilogue::residual(&x))
+            }
+        }
+    }
+}
+
+/// diffusers' `Downsample2D`: a convolution of stride 2. An odd side rounds up.
+pub struct Downsample2D<B: Backend> {
+    conv: B::Conv2d,
+}
+
+impl<B: Backend> Downsample2D<B> {
+    /// `padding` 1 pads all around, 0 stands for one pixel at the bottom and right only.
+    ///
+    /// # Errors
+    /// Those of the weights.
+    pub fn load(scope: &Scope<'_>, channels: usize, padding: usize, b: &B) -> Result<Self> {
+        let padding = if padding == 0 { [0, 0, 1, 1] } else { [padding; 4] };
+        let geometry = ConvGeometry { stride: 2, padding, upsample: false };
+        Ok(Self { conv: conv2d(&scope.at("conv"), channels, channels, 3, geometry, b)? })
+    }
+
+    /// `[n, h, w, c]` to about `[n, h/2, w/2, c]`.
+    pub fn forward(&self, b: &B, x: &B::Tensor) -> Result<B::Tensor> {
+        b.conv2d(x, &self.conv, Epilogue::default())
+    }
+}
+
+/// diffusers' `Upsample2D`: nearest-neighbour enlargement, then a convolution.
+pub struct Upsample2D<B: Backend> {
+    conv: B::Conv2d,
+}
+
+impl<B: Backend> Upsample2D<B> {
+    /// # Errors
+    /// Those of the weights.
+    pub fn load(scope: &Scope<'_>, channels: usize, b: &B) -> Result<Self> {
+        let geometry = ConvGeometry { upsample: true, ..ConvGeometry::same(3) };
+        Ok(Self { conv: conv2d(&scope.at("conv"), channels, channels, 3, geometry, b)? })
+    }
+
+    /// `[n, h, w, c]` to `[n, height, width, c]`, each side twice what it was, or one less.
+    pub fn forward(&self, b: &B, x: &B::Tensor, height: usize, width: usize) -> Result<B::Tensor> {
+        b.upsample_conv2d(x, &self.conv, height, width)
+    }
+}

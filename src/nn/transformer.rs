@@ -1,0 +1,113 @@
+//! The spatial transformer of the U-Net.
+
+use super::attention::{Attention, Projections};
+use super::layers::{GroupNorm, LayerNorm, linear, pointwise};
+use crate::backend::{Backend, Epilogue};
+use crate::util::error::Result;
+use crate::weights::Scope;
+
+/// diffusers fixes the epsilons of these norms in code.
+const GROUP_NORM_EPS: f32 = 1e-6;
+const LAYER_NORM_EPS: f32 = 1e-5;
+
+/// The size of a [`Transformer2DModel`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransformerShape {
+    pub channels: usize,
+    pub heads: usize,
+    /// Transformer blocks in a row.
+    pub depth: usize,
+    pub cross_attention_dim: usize,
+    pub norm_groups: usize,
+}
+
+/// diffusers' `Transformer2DModel`: pixels as tokens, and the prompt as their context.
+pub struct Transformer2DModel<B: Backend> {
+    norm: GroupNorm<B>,
+    proj_in: B::Linear,
+    pub(crate) transformer_blocks: Vec<BasicTransformerBlock<B>>,
+    proj_out: B::Linear,
+}
+
+impl<B: Backend> Transformer2DModel<B> {
+    /// # Errors
+    /// Those of the weights; `Format` when groups or heads do not divide the channels.
+    pub fn load(scope: &Scope<'_>, shape: TransformerShape, b: &B) -> Result<Self> {
+        let c = shape.channels;
+        let blocks = scope.at("transformer_blocks");
+        Ok(Self {
+            norm: GroupNorm::load(&scope.at("norm"), c, shape.norm_groups, GROUP_NORM_EPS, b)?,
+            proj_in: pointwise(&scope.at("proj_in"), c, c, b)?,
+            transformer_blocks: (0..shape.depth)
+                .map(|i| BasicTransformerBlock::load(&blocks.at(i), shape, b))
+                .collect::<Result<_>>()?,
+            proj_out: pointwise(&scope.at("proj_out"), c, c, b)?,
+        })
+    }
+
+    /// `x [n, h, w, channels]`, `context [n, tokens, 1, cross_attention_dim]`; the result has `x`'s shape.
+    pub fn forward(&self, b: &B, x: &B::Tensor, context: &B::Tensor) -> Result<B::Tensor> {
+        let mut h = self.norm.forward(b, x)?;
+        h = b.linear(&h, &self.proj_in, Epilogue::default())?;
+        for block in &self.transformer_blocks {
+            h = block.forward(b, h, context)?;
+        }
+        b.linear(&h, &self.proj_out, Epilogue::residual(x))
+    }
+}
+
+/// diffusers' `BasicTransformerBlock`: self-attention, attention to the context, GEGLU feed-forward.
+pub struct BasicTransformerBlock<B: Backend> {
+    norm1: LayerNorm<B>,
+    attn1: Attention<B>,
+    norm2: LayerNorm<B>,
+    attn2: Attention<B>,
+    norm3: LayerNorm<B>,
+    ff: FeedForward<B>,
+}
+
+impl<B: Backend> BasicTransformerBlock<B> {
+    fn load(scope: &Scope<'_>, shape: TransformerShape, b: &B) -> Result<Self> {
+        let (c, context, heads) = (shape.channels, shape.cross_attention_dim, shape.heads);
+        let norm = |name: &str| LayerNorm::load(&scope.at(name), c, LAYER_NORM_EPS, b);
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn1: Attention::load(&scope.at("attn1"), Projections::Diffusers, c, c, heads, b)?,
+            norm2: norm("norm2")?,
+            attn2: Attention::load(&scope.at("attn2"), Projections::Diffusers, c, context, heads, b)?,
+            norm3: norm("norm3")?,
+            ff: FeedForward::load(&scope.at("ff"), c, b)?,
+        })
+    }
+
+    /// `x [n, .., channels]` and `context` as in [`Transformer2DModel::forward`].
+    pub(crate) fn forward(&self, b: &B, x: B::Tensor, context: &B::Tensor) -> Result<B::Tensor> {
+        let mut x = x;
+        x = self.attn1.self_attention(b, self.norm1.forward(b, &x)?, false, &x)?;
+        let keys_values = self.attn2.keys_values(b, context)?;
+        x = self.attn2.attend(b, self.norm2.forward(b, &x)?, keys_values, false, &x)?;
+        self.ff.forward(b, self.norm3.forward(b, &x)?, &x)
+    }
+}
+
+/// diffusers' `FeedForward` with GEGLU: `net.0.proj` gives twice the inner width, `net.2` comes back from it.
+struct FeedForward<B: Backend> {
+    proj: B::Linear,
+    out: B::Linear,
+}
+
+impl<B: Backend> FeedForward<B> {
+    fn load(scope: &Scope<'_>, channels: usize, b: &B) -> Result<Self> {
+        let inner = 4 * channels;
+        Ok(Self {
+            proj: linear(&scope.at("net.0.proj"), channels, 2 * inner, b)?,
+            out: linear(&scope.at("net.2"), inner, channels, b)?,
+        })
+    }
+
+    fn forward(&self, b: &B, x: B::Tensor, residual: &B::Tensor) -> Result<B::Tensor> {
+        let h = b.linear_geglu(&x, &self.proj)?;
+        drop(x);
+        b.linear(&h, &self.out, Epilogue::residual(residual))
+    }
+}
