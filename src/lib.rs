@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod models;
 pub mod nn;
+pub mod pipeline;
 pub mod sampling;
 pub mod tokenizer;
 pub mod util;

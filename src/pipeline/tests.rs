@@ -1,0 +1,300 @@
+//! Whole pipelines against diffusers', on the tiny models and on the default one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::Pipeline;
+use super::request::{Noise, Observer, Output, Request, Sampler, Stage, TimestepSpacing};
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::testing::{Golden, golden_json, relative_l2};
+use crate::util::cancel::Cancel;
+use crate::util::error::{Result, Status};
+use crate::util::log::Log;
+
+struct Silent;
+
+impl Observer for Silent {
+    fn progress(&mut self, _: Stage, _: u32, _: u32) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn cpu(threads: usize) -> Cpu {
+    Cpu::new(threads, None).unwrap()
+}
+
+fn load(folder: &Path, backend: &Cpu) -> Pipeline<Cpu> {
+    Pipeline::load(folder, None, backend, &Log::off()).unwrap()
+}
+
+fn default_model(backend: &Cpu) -> Pipeline<Cpu> {
+    load(&root().join("models/emoji-64"), backend)
+}
+
+/// What one of the cases in a golden json asks for.
+fn request(case: &Value, golden: &Golden) -> Request {
+    let sampler = match case["sampler"].as_str() {
+        Some("ddim") => Sampler::Ddim,
+        Some("euler") => Sampler::Euler,
+        Some("ddpm") => Sampler::Ddpm,
+        other => panic!("unknown sampler {other:?}"),
+    };
+    // DDPM goes on drawing from the stream that gave the start noise; the others are given theirs.
+    let latents = (sampler != Sampler::Ddpm).then(|| golden.values(case["noise"].as_str().unwrap()));
+    Request {
+        prompt: case["prompt"].as_str().unwrap().to_owned(),
+        negative_prompt: case["negative_prompt"].as_str().map(str::to_owned),
+        width: case["width"].as_u64().unwrap() as u32,
+        height: case["height"].as_u64().unwrap() as u32,
+        steps: case["steps"].as_u64().unwrap() as u32,
+        guidance_scale: case["guidance_scale"].as_f64().unwrap(),
+        seed: case["seed"].as_u64().unwrap(),
+        sampler: Some(sampler),
+        noise: Noise::Mt19937,
+        latents,
+        ..Request::default()
+    }
+}
+
+fn psnr(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let mse = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64;
+    -10.0 * mse.log10()
+}
+
+fn matches_diffusers(model: &str) {
+    let backend = cpu(2);
+    let pipeline = load(&root().join("tests/golden/models").join(model), &backend);
+    let golden = Golden::open(model);
+    let cases = golden_json(model);
+    let cases = cases["cases"].as_array().unwrap();
+    assert!(cases.len() >= 6);
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let output = pipeline.generate(&backend, &request(case, &golden), &mut Silent).unwrap();
+        let expected = golden.values(case["latents"].as_str().unwrap());
+        let error = relative_l2(&output.latents[0], &expected);
+        assert!(error <= 1e-4, "{model} {name}: relative L2 {error:.2e}");
+        if let Some(image) = case["image"].as_str() {
+            let psnr = psnr(&output.images[0], &golden.values(image));
+            assert!(psnr >= 60.0, "{model} {name}: image PSNR {psnr:.1} dB");
+        }
+    }
+}
+
+#[test]
+fn sd1_matches_diffusers() {
+    matches_diffusers("sd1");
+}
+
+#[test]
+fn sd2_matches_diffusers() {
+    matches_diffusers("sd2");
+}
+
+#[test]
+fn sdxl_matches_diffusers() {
+    matches_diffusers("sdxl");
+}
+
+/// Hue in degrees and saturation of a colour, HSV.
+fn hue_saturation([r, g, b]: [f64; 3]) -> (f64, f64) {
+    let (max, min) = (r.max(g).max(b), r.min(g).min(b));
+    let chroma = max - min;
+    if chroma == 0.0 {
+        return (0.0, 0.0);
+    }
+    let sixth = if max == r {
+        (g - b) / chroma
+    } else if max == g {
+        2.0 + (b - r) / chroma
+    } else {
+        4.0 + (r - g) / chroma
+    };
+    ((60.0 * sixth).rem_euclid(360.0), chroma / max)
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+/// Whether a 64×64 RGB8 picture has the colours its prompt names; the rules are in tests/golden/README.md.
+fn check_colours(picture: &[f64], case: &Value, rules: &Value) {
+    let prompt = &case["prompt"];
+    let background = numbers(&case["background_rgb"]);
+    let pixels: Vec<[f64; 3]> = picture.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect();
+    let border = |i: &usize| [i / 64, i % 64].iter().any(|x| *x < 3 || *x >= 61);
+    for channel in 0..3 {
+        let mut values: Vec<f64> = (0..64 * 64).filter(border).map(|i| pixels[i][channel]).collect();
+        values.sort_by(f64::total_cmp);
+        let off = (values[values.len() / 2] - background[channel]).abs();
+        assert!(off <= rules["background_tolerance"].as_f64().unwrap(), "{prompt}: background off by {off}");
+    }
+    let far = rules["object_distance"].as_f64().unwrap();
+    let colours: Vec<(f64, f64)> = pixels
+        .iter()
+        .filter(|p| p.iter().zip(&background).any(|(a, b)| (a - b).abs() > far))
+        .map(|p| hue_saturation(*p))
+        .filter(|(_, saturation)| *saturation >= rules["min_saturation"].as_f64().unwrap())
+        .collect();
+    let range = numbers(&case["object_hue"]);
+    let right =
+        colours.iter().filter(|(hue, _)| (hue - range[0]).rem_euclid(360.0) <= range[1] - range[0]).count();
+    assert!(2 * right > colours.len(), "{prompt}: {right} of {} object pixels have the hue", colours.len());
+}
+
+#[test]
+fn the_default_models_pictures_are_diffusers_and_have_their_colours() {
+    let backend = cpu(2);
+    let pipeline = default_model(&backend);
+    let (golden, rules) = (Golden::open("emoji-64"), golden_json("emoji-64"));
+    let (latents, pictures) = (golden.values("latents"), golden.values("image"));
+    let cases = rules["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 12);
+    for (i, case) in cases.iter().enumerate() {
+        let request = Request {
+            prompt: case["prompt"].as_str().unwrap().to_owned(),
+            seed: case["seed"].as_u64().unwrap(),
+            steps: rules["steps"].as_u64().unwrap() as u32,
+            guidance_scale: rules["guidance_scale"].as_f64().unwrap(),
+            noise: Noise::Mt19937,
+            ..Request::default()
+        };
+        let output = pipeline.generate(&backend, &request, &mut Silent).unwrap();
+        assert_eq!((output.width, output.height, output.sampler), (64, 64, Sampler::Ddim));
+        let error = relative_l2(&output.latents[0], &latents[i * 1024..(i + 1) * 1024]);
+        assert!(error <= 1e-4, "{}: latents {error:.2e}", request.prompt);
+        // diffusers' picture is rounded to bytes: half a step of 1/255 either way, and no more.
+        let theirs = &pictures[i * 64 * 64 * 3..(i + 1) * 64 * 64 * 3];
+        let worst =
+            output.images[0].iter().zip(theirs).map(|(a, b)| (a * 255.0 - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= 0.51, "{}: a pixel is off by {worst}/255", request.prompt);
+        check_colours(
+            &output.images[0].iter().map(|x| f64::from(x * 255.0)).collect::<Vec<_>>(),
+            case,
+            &rules,
+        );
+    }
+}
+
+#[test]
+fn a_given_spacing_replaces_the_configs() {
+    let backend = cpu(1);
+    let pipeline = default_model(&backend);
+    let run = |timestep_spacing| {
+        let request = Request { steps: 2, timestep_spacing, decode: false, ..small() };
+        pipeline.generate(&backend, &request, &mut Silent).unwrap().latents
+    };
+    assert_eq!(run(None), run(Some(TimestepSpacing::Trailing)));
+    assert_ne!(run(None), run(Some(TimestepSpacing::Linspace)));
+}
+
+fn small() -> Request {
+    Request {
+        prompt: "a blue cat on a yellow background".to_owned(),
+        steps: 3,
+        guidance_scale: 2.5,
+        seed: 40,
+        ..Request::default()
+    }
+}
+
+fn bits(output: &Output) -> Vec<Vec<u32>> {
+    output.images.iter().chain(&output.latents).map(|v| v.iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+#[test]
+fn threads_and_batch_never_change_a_bit() {
+    let (one, two) = (cpu(1), cpu(2));
+    let pipeline = default_model(&one);
+    for sampler in [Sampler::Ddim, Sampler::Euler, Sampler::Ddpm] {
+        let batch = Request { batch_size: 3, sampler: Some(sampler), ..small() };
+        let together = pipeline.generate(&two, &batch, &mut Silent).unwrap();
+        assert_eq!(bits(&together), bits(&pipeline.generate(&one, &batch, &mut Silent).unwrap()));
+        for (i, image) in together.images.iter().enumerate() {
+            let single = Request { batch_size: 1, seed: 40 + i as u64, ..batch.clone() };
+            let alone = pipeline.generate(&two, &single, &mut Silent).unwrap();
+            assert!(alone.images[0] == *image && alone.latents[0] == together.latents[i], "image {i}");
+        }
+    }
+}
+
+#[test]
+fn returned_latents_decode_to_the_same_image() {
+    let backend = cpu(2);
+    let pipeline = default_model(&backend);
+    let whole = pipeline.generate(&backend, &small(), &mut Silent).unwrap();
+    let undecoded = Request { decode: false, ..small() };
+    let latents = pipeline.generate(&backend, &undecoded, &mut Silent).unwrap();
+    assert!(latents.images.is_empty());
+    let decode = Request { steps: 0, latents: Some(latents.latents[0].clone()), ..Request::default() };
+    assert_eq!(pipeline.generate(&backend, &decode, &mut Silent).unwrap().images, whole.images);
+}
+
+#[test]
+fn progress_goes_through_every_stage_and_can_stop_the_request() {
+    struct Record(Vec<(Stage, u32)>, Option<u32>, Cancel);
+    impl Observer for Record {
+        fn progress(&mut self, stage: Stage, step: u32, steps: u32) -> Result<()> {
+            assert_eq!(steps, 3);
+            self.0.push((stage, step));
+            if self.1 == Some(step) {
+                self.2.cancel();
+            }
+            self.2.check()
+        }
+    }
+    let backend = cpu(1);
+    let pipeline = default_model(&backend);
+    let mut all = Record(Vec::new(), None, Cancel::default());
+    pipeline.generate(&backend, &small(), &mut all).unwrap();
+    use Stage::{Decode, Denoise, Text};
+    let steps = [(Text, 0), (Denoise, 0), (Denoise, 1), (Denoise, 2), (Denoise, 3), (Decode, 3)];
+    assert_eq!(all.0, steps);
+    let mut stopped = Record(Vec::new(), Some(1), Cancel::default());
+    let error = pipeline.generate(&backend, &small(), &mut stopped).unwrap_err();
+    assert_eq!((error.status(), stopped.0.last()), (Status::Cancelled, Some(&(Denoise, 1))));
+    let cancelled = Cancel::default();
+    cancelled.cancel();
+    let error = pipeline.generate(&backend.with_cancel(&cancelled), &small(), &mut Silent).unwrap_err();
+    assert_eq!(error.status(), Status::Cancelled);
+}
+
+#[test]
+fn bad_requests_name_the_option_and_its_value() {
+    let backend = cpu(1);
+    let pipeline = default_model(&backend);
+    let cases = [
+        (Request { width: 66, ..small() }, "width is 66"),
+        (Request { height: 1 << 20, ..small() }, "height is 1048576"),
+        (Request { batch_size: 0, ..small() }, "batch_size is 0"),
+        (Request { steps: 5000, ..small() }, "steps is 5000"),
+        (Request { steps: 0, ..small() }, "latents is not set"),
+        (Request { latents: Some(vec![0.0; 7]), ..small() }, "latents has 7 values"),
+        (Request { latents: Some(vec![f32::NAN; 1024]), ..small() }, "latents[0] is NaN"),
+    ];
+    for (request, message) in cases {
+        let error = pipeline.check(&request).unwrap_err();
+        assert_eq!(error.status(), Status::InvalidArgument, "{message}");
+        assert!(error.message().contains(message), "{error} should say {message:?}");
+    }
+}
+
+#[test]
+fn dropped_tokens_are_counted() {
+    let backend = cpu(1);
+    let pipeline = default_model(&backend);
+    let request = Request { prompt: "cat ".repeat(50), steps: 1, decode: false, ..small() };
+    let output = pipeline.generate(&backend, &request, &mut Silent).unwrap();
+    assert_eq!((output.prompt.tokens, output.prompt.dropped), (50, 20));
+    assert_eq!(pipeline.info().max_tokens, 30);
+    assert_eq!((output.negative_prompt.tokens, output.negative_prompt.dropped), (0, 0));
+}

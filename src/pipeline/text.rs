@@ -1,0 +1,147 @@
+//! From prompts to what the U-Net attends to.
+
+use std::path::Path;
+
+use super::WeightSize;
+use super::model_index::{Family, ModelIndex};
+use super::request::TokenCount;
+use crate::backend::{Backend, Tensor};
+use crate::models::clip::{ClipTextConfig, ClipTextModel};
+use crate::tokenizer::Tokenizer;
+use crate::util::error::{Result, bail};
+use crate::weights::json::read_json;
+
+/// A tokenizer and the CLIP model that reads its tokens.
+struct Encoder<B: Backend> {
+    tokenizer: Tokenizer,
+    model: ClipTextModel<B>,
+}
+
+/// The text side of a model: one encoder, or SDXL's two.
+pub(super) struct TextEncoders<B: Backend> {
+    encoders: Vec<Encoder<B>>,
+    family: Family,
+}
+
+/// What one prompt gives the U-Net, on the host.
+#[derive(Clone)]
+pub(super) struct Conditioning {
+    /// `[max_tokens, cross_attention_dim]`
+    pub(super) context: Vec<f32>,
+    /// SDXL's pooled embedding, `[projection_dim]`; empty for other models.
+    pub(super) pooled: Vec<f32>,
+    pub(super) tokens: TokenCount,
+}
+
+impl Conditioning {
+    /// The zeros that some SDXL models were trained to take for "no prompt".
+    pub(super) fn zeros_like(other: &Self) -> Self {
+        Self {
+            context: vec![0.0; other.context.len()],
+            pooled: vec![0.0; other.pooled.len()],
+            tokens: TokenCount::default(),
+        }
+    }
+}
+
+impl<B: Backend> Encoder<B> {
+    fn load(
+        folder: &Path,
+        suffix: &str,
+        variant: Option<&str>,
+        backend: &B,
+        size: &mut WeightSize,
+    ) -> Result<Self> {
+        let tokenizer = Tokenizer::load(&folder.join(format!("tokenizer{suffix}")))?;
+        let dir = folder.join(format!("text_encoder{suffix}"));
+        let config: ClipTextConfig = read_json(&dir.join("config.json"))?;
+        let model = size.load(&dir, "model", variant, |root| ClipTextModel::load(root, &config, backend))?;
+        if tokenizer.max_length() > config.max_position_embeddings {
+            bail!(
+                Format,
+                "{}: the tokenizer gives {} tokens, the text encoder takes {}",
+                dir.display(),
+                tokenizer.max_length(),
+                config.max_position_embeddings
+            );
+        }
+        if tokenizer.vocab_size() > config.vocab_size {
+            bail!(
+                Format,
+                "{}: the tokenizer knows {} tokens, the text encoder {}",
+                dir.display(),
+                tokenizer.vocab_size(),
+                config.vocab_size
+            );
+        }
+        Ok(Self { tokenizer, model })
+    }
+}
+
+impl<B: Backend> TextEncoders<B> {
+    pub(super) fn load(
+        folder: &Path,
+        index: &ModelIndex,
+        variant: Option<&str>,
+        backend: &B,
+        size: &mut WeightSize,
+    ) -> Result<Self> {
+        let mut encoders = vec![Encoder::load(folder, "", variant, backend, size)?];
+        if index.family == Family::StableDiffusionXl {
+            encoders.push(Encoder::load(folder, "_2", variant, backend, size)?);
+        }
+        Ok(Self { encoders, family: index.family })
+    }
+
+    /// Tokens of one prompt, begin and end marks included.
+    pub(super) fn max_tokens(&self) -> usize {
+        self.encoders.first().map_or(0, |e| e.tokenizer.max_length())
+    }
+
+    /// Channels of the context: what the U-Net's `cross_attention_dim` must be.
+    pub(super) fn context_dim(&self) -> usize {
+        self.encoders.iter().map(|e| e.model.config().hidden_size).sum()
+    }
+
+    /// Encodes each prompt. Each is computed on its own, so that one never changes another's picture.
+    pub(super) fn encode(&self, backend: &B, prompt: &str) -> Result<Conditioning> {
+        let max_tokens = self.max_tokens();
+        let mut parts = Vec::with_capacity(self.encoders.len());
+        let mut pooled = Vec::new();
+        let mut count = TokenCount::default();
+        for encoder in &self.encoders {
+            let tokens = encoder.tokenizer.encode(prompt)?;
+            let output = encoder.model.forward(backend, &tokens.ids, 1)?;
+            count = TokenCount { tokens: tokens.tokens, dropped: tokens.dropped };
+            // SD 1.x and 2.x attend to the last layer behind the final LayerNorm, SDXL to the one before it.
+            let hidden = match self.family {
+                Family::StableDiffusion => &output.last_hidden_state,
+                Family::StableDiffusionXl => &output.penultimate_hidden_state,
+            };
+            parts.push(download(backend, hidden)?);
+            if self.family == Family::StableDiffusionXl {
+                pooled = download(backend, &output.pooled)?;
+            }
+        }
+        Ok(Conditioning { context: interleave(&parts, max_tokens), pooled, tokens: count })
+    }
+}
+
+/// Copies a tensor to the host.
+pub(super) fn download<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; x.shape().len()];
+    backend.download(x, &mut values)?;
+    Ok(values)
+}
+
+/// Puts `[rows, a]`, `[rows, b]`, … side by side: `[rows, a + b + …]`.
+fn interleave(parts: &[Vec<f32>], rows: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+    for row in 0..rows {
+        for part in parts {
+            let width = part.len() / rows;
+            out.extend_from_slice(&part[row * width..(row + 1) * width]);
+        }
+    }
+    out
+}
