@@ -5,6 +5,7 @@
 //! (architectures, generic over a backend), `tokenizer`, `weights` (checkpoints), `backend` (tensors and
 //! their arithmetic) and `util`. Dependencies point down only; `ARCHITECTURE.md` draws the picture.
 
+pub mod api;
 pub mod backend;
 pub mod models;
 pub mod nn;

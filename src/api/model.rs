@@ -1,0 +1,59 @@
+//! A model: a pipeline's weights, loaded once and shared by any number of sessions.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::request::sampler_name;
+use crate::backend::cpu::Cpu;
+use crate::pipeline::{Info, Pipeline};
+use crate::util::error::Result;
+
+/// Weights and config, immutable. Cheap to clone; clones are the same model. Keeps its engine alive.
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+// The pipeline comes first so that the weights go before the engine does.
+struct Inner {
+    pipeline: Pipeline<Cpu>,
+    engine: Engine,
+}
+
+impl Model {
+    /// Loads a folder in diffusers layout. `variant` picks weight files such as `model.fp16.safetensors`; `None`
+    /// takes the plain file, or the only one there is.
+    pub fn load(engine: &Engine, path: &Path, variant: Option<&str>) -> Result<Self> {
+        let log = engine.log();
+        log.info(format_args!("model: load {} (variant {})", path.display(), variant.unwrap_or("none")));
+        let pipeline = Pipeline::<Cpu>::load(path, variant, engine.backend(), log)?;
+        let info = pipeline.info();
+        log.info(format_args!(
+            "model: {}, {} parameters, {}x{}",
+            info.pipeline_class, info.parameters, info.width, info.height
+        ));
+        Ok(Self(Arc::new(Inner { pipeline, engine: engine.clone() })))
+    }
+
+    /// Facts about the model.
+    pub fn info(&self) -> &Info {
+        self.0.pipeline.info()
+    }
+
+    /// The name of the model's own sampler, as the option `sampler` spells it.
+    pub fn default_sampler(&self) -> &'static str {
+        sampler_name(self.info().default_sampler)
+    }
+
+    /// The engine that holds the weights.
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(super) fn pipeline(&self) -> &Pipeline<Cpu> {
+        &self.0.pipeline
+    }
+
+    pub(super) fn same(&self, other: &Model) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
