@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod capi;
 pub mod models;
 pub mod nn;
 pub mod pipeline;
