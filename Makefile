@@ -1,0 +1,149 @@
+# libdiffusion's front door. `make help` lists what it can do; every target says what it does while it does it.
+
+CARGO   ?= cargo
+CC      ?= gcc
+CXX     ?= g++
+PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib
+DESTDIR ?=
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+SONAME  := libdiffusion.so.$(firstword $(subst ., ,$(VERSION)))
+FILE    := libdiffusion.so.$(VERSION)
+export CC CXX
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo lib examples test check header bench install uninstall clean \
+        setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents
+
+## help: this list
+help:
+	@echo "libdiffusion $(VERSION)"
+	@sed -n 's/^## //p' Makefile | awk -F': ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+## demo: build everything needed, turn a prompt into demo.png, and say how long each stage took
+demo: lib build/bin/02_txt2img
+	@echo "== generating \"a blue cat on a yellow background\" with models/emoji-64"
+	@build/bin/02_txt2img --model models/emoji-64 --prompt "a blue cat on a yellow background" \
+	    --guidance 2.5 --steps 20 --seed 1 -o demo.png
+	@echo "== done: the picture is $(CURDIR)/demo.png"
+
+## lib: build the release library into build/lib
+# `cargo rustc --crate-type cdylib`: with several crate types cargo drops link-time optimisation without a word.
+lib:
+	@echo "== building the release library (the first time this takes minutes)"
+	@$(CARGO) rustc --release --lib --crate-type cdylib
+	@mkdir -p build/lib
+	@cmp -s target/release/libdiffusion.so build/lib/$(FILE) || cp target/release/libdiffusion.so build/lib/$(FILE)
+	@ln -sf $(FILE) build/lib/$(SONAME)
+	@ln -sf $(FILE) build/lib/libdiffusion.so
+
+build/lib/$(FILE):
+	@$(MAKE) --no-print-directory lib
+
+# The C examples, strictly: they are what people copy.
+build/bin/%: examples/c/%.c include/diffusion.h build/lib/$(FILE)
+	@echo "== building $<"
+	@mkdir -p build/bin
+	@$(CC) -std=c99 -O2 -Wall -Wextra -Wpedantic -Wconversion -Werror -Iinclude $< \
+	    -Lbuild/lib -Wl,-rpath,'$$ORIGIN/../lib' -ldiffusion -o $@
+
+EXAMPLES := $(patsubst examples/c/%.c,build/bin/%,$(wildcard examples/c/*.c))
+
+## examples: build the C examples into build/bin
+examples: lib $(EXAMPLES)
+
+## check: the quick part of `make test`: format, lint, layering, unit tests
+check: test-format test-lint
+	@echo "== unit tests and layering"
+	@$(CARGO) test --lib --test layering
+	@echo "== check: all passed"
+
+## test: everything a change must pass; stops at the first failure
+test: setup test-format test-lint test-documents lib test-header test-symbols test-examples test-capi test-install test-panics test-rust
+
+setup:
+	@tools/setup.sh
+
+test-format:
+	@echo "== format"
+	@$(CARGO) fmt --check
+
+test-lint:
+	@echo "== lint"
+	@$(CARGO) clippy --all-targets --quiet -- -D warnings
+
+test-documents:
+	@echo "== links in the documents, crates in NOTICE"
+	@tests/links.sh
+	@tests/notice.sh
+
+test-header:
+	@echo "== header: as src/capi says, alone in C and C++, layout, foreign-function parsers"
+	@$(CARGO) run --quiet --manifest-path tools/header/Cargo.toml --target-dir build/header-tool -- --check
+	@tests/header/run.sh build/lib/libdiffusion.so
+
+test-symbols:
+	@echo "== exported symbols"
+	@tests/symbols.sh build/lib/libdiffusion.so
+
+test-examples: $(EXAMPLES)
+	@echo "== examples"
+	@tests/examples.sh
+
+test-capi:
+	@echo "== C harness: plain, AddressSanitizer and UBSan, valgrind"
+	@tests/capi/run.sh build/lib plain asan valgrind
+
+test-install:
+	@echo "== install, use, uninstall"
+	@tests/install/run.sh
+
+# A library of its own, with the profile (and so the compiled dependencies) of the Rust tests.
+test-panics:
+	@echo "== planted panics"
+	@$(CARGO) build --profile test --lib --features fault-injection --quiet
+	@mkdir -p build/fault-injection
+	@cp target/debug/libdiffusion.so build/fault-injection/libdiffusion.so
+	@ln -sf libdiffusion.so build/fault-injection/$(SONAME)
+	@tests/capi/run.sh build/fault-injection panics
+
+test-rust:
+	@echo "== Rust tests: units, operations, blocks, pipeline, layering"
+	@$(CARGO) test
+
+## header: write include/diffusion.h anew from src/capi
+header:
+	@echo "== generating include/diffusion.h"
+	@$(CARGO) run --quiet --manifest-path tools/header/Cargo.toml --target-dir build/header-tool
+
+## bench: measure operations, a U-Net step and the VAE, and print the table
+bench:
+	@echo "== benchmarks (BENCH_MODEL=FOLDER adds a model of yours, BENCH_THREADS=N threads for operations)"
+	@$(CARGO) bench --bench ops --bench models
+	@python3 tools/bench_table.py
+
+## install: put header, library and pkg-config file under DESTDIR PREFIX (default /usr/local)
+install: build/lib/$(FILE)
+	@echo "== installing libdiffusion $(VERSION) under $(DESTDIR)$(PREFIX)"
+	@install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	@install -m 644 include/diffusion.h $(DESTDIR)$(PREFIX)/include/diffusion.h
+	@install -m 755 build/lib/$(FILE) $(DESTDIR)$(LIBDIR)/$(FILE)
+	@strip --strip-unneeded $(DESTDIR)$(LIBDIR)/$(FILE)
+	@ln -sf $(FILE) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	@ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libdiffusion.so
+	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' diffusion.pc.in \
+	    > $(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc
+	@chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc
+
+## uninstall: remove what `make install` with the same PREFIX and DESTDIR put there
+uninstall:
+	@echo "== removing libdiffusion from $(DESTDIR)$(PREFIX)"
+	@rm -f $(DESTDIR)$(PREFIX)/include/diffusion.h $(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc \
+	    $(DESTDIR)$(LIBDIR)/$(FILE) $(DESTDIR)$(LIBDIR)/$(SONAME) $(DESTDIR)$(LIBDIR)/libdiffusion.so
+
+## clean: remove everything that was built
+clean:
+	@$(CARGO) clean
+	@rm -rf build demo.png
