@@ -1431,12 +1431,13 @@ DIFFUSION_API void diffusion_image_free(diffusion_image *image);
  * has.
  *
  * \param session The session.
+ * \param compute 1: in one of the engine's threads that compute; 0: in the session's own thread.
  * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
  * \threadsafety Any thread.
  * \since 0.1.0
  */
 DIFFUSION_API DIFFUSION_MUST_USE
-diffusion_status diffusion_x_inject_panic(diffusion_session *session);
+diffusion_status diffusion_x_inject_panic(diffusion_session *session, int32_t compute);
 
 #endif /* DIFFUSION_EXPERIMENTAL */
 

@@ -49,7 +49,14 @@ struct Shared {
     limit: usize,
     submitted: AtomicU64,
     #[cfg(feature = "fault-injection")]
-    panic_planted: std::sync::atomic::AtomicBool,
+    planted: Mutex<Option<Plant>>,
+}
+
+/// Where a planted panic happens.
+#[cfg(feature = "fault-injection")]
+enum Plant {
+    Session,
+    Compute,
 }
 
 #[derive(Default)]
@@ -80,7 +87,7 @@ impl Session {
             limit: limit as usize,
             submitted: AtomicU64::new(0),
             #[cfg(feature = "fault-injection")]
-            panic_planted: std::sync::atomic::AtomicBool::new(false),
+            planted: Mutex::default(),
         });
         let runner = Runner {
             shared: shared.clone(),
@@ -140,10 +147,12 @@ impl Session {
         &self.0.model
     }
 
-    /// Makes the next job panic at its first step. For tests of what a panic does.
+    /// Makes the next job panic at its start, in a thread that computes or in the session's own. For tests of what
+    /// a panic does.
     #[cfg(feature = "fault-injection")]
-    pub fn plant_panic(&self) {
-        self.0.shared.panic_planted.store(true, Ordering::Relaxed);
+    pub fn plant_panic(&self, compute: bool) {
+        let plant = if compute { Plant::Compute } else { Plant::Session };
+        *self.0.shared.planted.lock().unwrap_or_else(PoisonError::into_inner) = Some(plant);
     }
 
     /// Whether the caller is a callback of this session.
@@ -283,10 +292,7 @@ impl Runner {
         let Task { request, core, callback, .. } = task;
         core.cancel.check()?;
         #[cfg(feature = "fault-injection")]
-        #[allow(clippy::panic)]
-        if self.shared.panic_planted.swap(false, Ordering::Relaxed) {
-            panic!("planted by fault-injection");
-        }
+        self.spring_planted()?;
         let mut watcher = Watcher { core, callback: callback.as_ref() };
         let backend = self.backend.with_cancel(&core.cancel);
         let output = self.model.pipeline().generate(&backend, request, &mut watcher)?;
@@ -311,6 +317,16 @@ impl Runner {
             total_time: started.elapsed(),
         };
         Ok(Outcome { report, images, latents: output.latents })
+    }
+
+    #[cfg(feature = "fault-injection")]
+    #[allow(clippy::panic)]
+    fn spring_planted(&self) -> Result<()> {
+        match self.shared.planted.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(Plant::Session) => panic!("planted by fault-injection"),
+            Some(Plant::Compute) => self.backend.panic_in_a_task(),
+            None => Ok(()),
+        }
     }
 
     fn log_end(&self, task: &Task, result: &Result<Outcome>) {

@@ -484,17 +484,19 @@ fn the_version_is_that_of_the_crate() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_planted_panic_is_an_error() {
-    let objects = Objects::new();
-    // SAFETY: every pointer is NULL or to a local of the right type.
-    unsafe {
-        let (mut image, mut error) = (null_mut(), null_mut());
-        assert_eq!(super::experimental::diffusion_x_inject_panic(objects.session), OK);
-        let status = diffusion_generate(objects.session, objects.request, &raw mut image, &raw mut error);
-        assert_eq!(status, Status::Internal as diffusion_status);
-        assert!(image.is_null());
-        assert!(text(diffusion_error_message(error)).starts_with("panic at src/api/session.rs:"));
-        diffusion_error_free(error);
-        let status = diffusion_generate(objects.session, objects.request, &raw mut image, null_mut());
-        assert_eq!(status, Status::InvalidState as diffusion_status);
+    for (compute, place) in [(0, "src/api/session.rs:"), (1, "src/backend/cpu/mod.rs:")] {
+        let objects = Objects::new();
+        // SAFETY: every pointer is NULL or to a local of the right type.
+        unsafe {
+            let (mut image, mut error) = (null_mut(), null_mut());
+            assert_eq!(super::experimental::diffusion_x_inject_panic(objects.session, compute), OK);
+            let status = diffusion_generate(objects.session, objects.request, &raw mut image, &raw mut error);
+            assert_eq!(status, Status::Internal as diffusion_status);
+            assert!(image.is_null());
+            assert!(text(diffusion_error_message(error)).contains(place));
+            diffusion_error_free(error);
+            let status = diffusion_generate(objects.session, objects.request, &raw mut image, null_mut());
+            assert_eq!(status, Status::InvalidState as diffusion_status);
+        }
     }
 }

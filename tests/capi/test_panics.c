@@ -6,7 +6,7 @@
 
 #ifdef DIFFUSION_FAULT_INJECTION
 
-static void a_panic_is_an_internal_error_of_one_session(void) {
+static void a_panic_is_an_internal_error_of_one_session(int32_t compute) {
     diffusion_session *struck = new_session(shared_model()), *other = new_session(shared_model());
     diffusion_request *r = new_request(2, 1);
     picture before = generate_picture(shared_model(), r);
@@ -14,7 +14,7 @@ static void a_panic_is_an_internal_error_of_one_session(void) {
     diffusion_image *image = (diffusion_image *)&job;
     diffusion_error *error = NULL;
 
-    CHECK_STATUS(diffusion_x_inject_panic(struck), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_x_inject_panic(struck, compute), DIFFUSION_OK);
     CHECK_STATUS(diffusion_submit(struck, r, &job, NULL), DIFFUSION_OK);
     CHECK_STATUS(diffusion_job_wait(job, -1), DIFFUSION_ERROR_INTERNAL);
     CHECK(diffusion_error_status(diffusion_job_error(job)) == DIFFUSION_ERROR_INTERNAL);
@@ -42,6 +42,14 @@ static void a_panic_is_an_internal_error_of_one_session(void) {
     diffusion_session_free(other);
 }
 
+static void a_panic_in_the_sessions_thread_is_an_error_of_one_session(void) {
+    a_panic_is_an_internal_error_of_one_session(0);
+}
+
+static void a_panic_in_a_computing_thread_is_an_error_of_one_session(void) {
+    a_panic_is_an_internal_error_of_one_session(1);
+}
+
 static void a_panic_does_not_leave_waiting_jobs_behind(void) {
     diffusion_session *session = new_session(shared_model());
     diffusion_request *r = new_request(2, 1);
@@ -49,7 +57,7 @@ static void a_panic_does_not_leave_waiting_jobs_behind(void) {
     diffusion_request *slow = new_request(200, 0);
     diffusion_job *first = NULL;
     CHECK_STATUS(diffusion_submit(session, slow, &first, NULL), DIFFUSION_OK);
-    CHECK_STATUS(diffusion_x_inject_panic(session), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_x_inject_panic(session, 0), DIFFUSION_OK);
     for (int i = 0; i < 3; i++) CHECK_STATUS(diffusion_submit(session, r, &jobs[i], NULL), DIFFUSION_OK);
     diffusion_job_cancel(first);
     int internal = 0;
@@ -69,11 +77,12 @@ static void a_panic_does_not_leave_waiting_jobs_behind(void) {
 }
 
 static void injecting_into_null_is_refused(void) {
-    CHECK_STATUS(diffusion_x_inject_panic(NULL), DIFFUSION_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(diffusion_x_inject_panic(NULL, 0), DIFFUSION_ERROR_INVALID_ARGUMENT);
 }
 
-TOPIC(panics, TEST(a_panic_is_an_internal_error_of_one_session), TEST(a_panic_does_not_leave_waiting_jobs_behind),
-      TEST(injecting_into_null_is_refused));
+TOPIC(panics, TEST(a_panic_in_the_sessions_thread_is_an_error_of_one_session),
+      TEST(a_panic_in_a_computing_thread_is_an_error_of_one_session),
+      TEST(a_panic_does_not_leave_waiting_jobs_behind), TEST(injecting_into_null_is_refused));
 
 #else
 

@@ -147,6 +147,17 @@ impl Cpu {
         self.device.threads.run(tasks, &self.cancel, body)
     }
 
+    /// Panics on a thread that computes. For tests of what a panic does.
+    #[cfg(feature = "fault-injection")]
+    #[allow(clippy::panic)]
+    pub(crate) fn panic_in_a_task(&self) -> Result<()> {
+        self.parallel(self.threads(), |task, _| {
+            if task + 1 == self.threads() {
+                panic!("planted by fault-injection");
+            }
+        })
+    }
+
     /// `len` floats for each thread to work in.
     fn scratch(&self, len: usize) -> Result<Scratch> {
         // Whole cache lines, so that threads do not share one.
