@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};
 
-fn golden_path(name: &str) -> PathBuf {
+/// A file of `tests/golden`.
+pub(crate) fn golden_path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
@@ -18,25 +19,31 @@ impl Golden {
         Self(std::fs::read(golden_path(&format!("{name}.safetensors"))).unwrap())
     }
 
-    /// A tensor's shape and values, whatever its type.
-    pub(crate) fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let tensors = SafeTensors::deserialize(&self.0).unwrap();
-        let view = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let data = view.data();
-        let values = match view.dtype() {
-            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-            Dtype::I64 => {
-                data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32).collect()
-            }
-            Dtype::U8 => data.iter().map(|b| f32::from(*b)).collect(),
-            other => panic!("{name}: {other:?}"),
-        };
-        (view.shape().to_vec(), values)
+    fn file(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
     }
 
-    /// A tensor's values.
+    /// The names of the tensors that hold `f32`.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let file = self.file();
+        let floats = file.iter().filter(|(_, view)| view.dtype() == Dtype::F32);
+        floats.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    pub(crate) fn shape(&self, name: &str) -> Vec<usize> {
+        self.file().tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).shape().to_vec()
+    }
+
+    /// A tensor's elements of `N` bytes.
+    pub(crate) fn bytes<const N: usize>(&self, name: &str) -> Vec<[u8; N]> {
+        let file = self.file();
+        let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data();
+        data.chunks_exact(N).map(|bytes| bytes.try_into().unwrap()).collect()
+    }
+
+    /// A tensor of `f32`.
     pub(crate) fn values(&self, name: &str) -> Vec<f32> {
-        self.tensor(name).1
+        self.bytes(name).into_iter().map(f32::from_le_bytes).collect()
     }
 }
 
@@ -51,7 +58,17 @@ pub(crate) fn relative_l2(actual: &[f32], expected: &[f32]) -> f64 {
     if !actual.iter().all(|x| x.is_finite()) {
         return f64::INFINITY;
     }
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let error: f64 = actual.iter().zip(expected).map(|(a, b)| square(a - b)).sum();
-    (error / expected.iter().map(|x| square(*x)).sum::<f64>()).sqrt()
+    let square = |x: f64| x * x;
+    let pairs = actual.iter().zip(expected);
+    let error: f64 = pairs.map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let norm: f64 = expected.iter().map(|x| square(f64::from(*x))).sum();
+    // Equal zeros are equal.
+    (error / norm.max(1e-60)).sqrt()
+}
+
+#[test]
+fn nan_does_not_pass() {
+    assert_eq!(relative_l2(&[f32::NAN, 1.0], &[1.0, 1.0]), f64::INFINITY);
+    assert!(relative_l2(&[1.001, 1.0], &[1.0, 1.0]) > 5e-4);
+    assert_eq!(relative_l2(&[1.0, 0.0], &[1.0, 0.0]), 0.0);
 }

@@ -2,10 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 
 use super::autoencoder_kl::AutoencoderKL;
@@ -13,6 +11,7 @@ use super::clip::ClipTextModel;
 use super::unet_2d_condition::UNet2DConditionModel;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, Shape, Tensor};
+use crate::testing::{self, golden_path, relative_l2};
 use crate::util::error::Result;
 use crate::weights::json::read_json;
 use crate::weights::{Checkpoint, Scope};
@@ -22,16 +21,12 @@ pub(crate) const MODELS: [&str; 3] = ["sd1", "sd2", "sdxl"];
 /// DESIGN.md §6: relative L2 of every block and model in f32.
 const TOLERANCE: f64 = 1e-5;
 
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
-}
-
 /// The folder of a component: of a tiny model, or a variant that is one component.
 pub(crate) fn component(name: &str, component: &str) -> PathBuf {
     if name.starts_with("variants/") {
-        folder().join(name)
+        golden_path(name)
     } else {
-        folder().join("models").join(name).join(component)
+        golden_path("models").join(name).join(component)
     }
 }
 
@@ -56,11 +51,10 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn read(name: &str) -> Self {
-        let bytes = fs::read(folder().join(format!("{name}.safetensors"))).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let tensors = file.iter().filter(|(_, view)| view.dtype() == Dtype::F32).map(|(key, view)| {
-            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-            (key.to_owned(), channels_last(view.shape(), values.collect()))
+        let file = testing::Golden::open(name);
+        let tensors = file.names().into_iter().map(|key| {
+            let tensor = channels_last(&file.shape(&key), file.values(&key));
+            (key, tensor)
         });
         Self { name: name.to_owned(), tensors: tensors.collect() }
     }
@@ -103,22 +97,8 @@ impl Golden {
     /// [`Golden::check`] for values on the host.
     pub(crate) fn check_values(&self, key: &str, values: &[f32]) {
         let error = relative_l2(values, self.values(key));
-        assert!(passes(error), "{} {key}: relative L2 {error:.2e}", self.name);
+        assert!(error <= TOLERANCE, "{} {key}: relative L2 {error:.2e}", self.name);
     }
-}
-
-/// Whether an error is small enough. NaN is not.
-fn passes(error: f64) -> bool {
-    error <= TOLERANCE
-}
-
-/// ‖a − b‖ / ‖b‖
-pub(crate) fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let square = |x: f64| x * x;
-    let difference: f64 = a.iter().zip(b).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
-    let norm: f64 = b.iter().map(|b| square(f64::from(*b))).sum();
-    (difference / norm).sqrt()
 }
 
 /// `[n, c, h, w]` to an image, `[n, tokens, c]` to a sequence, `[n, c]` to vectors.
@@ -142,18 +122,9 @@ fn channels_last(shape: &[usize], values: Vec<f32>) -> (Shape, Vec<f32>) {
 
 /// Token ids, which the fixtures keep as I64: `(sequences, ids)`.
 pub(crate) fn token_ids(name: &str, key: &str) -> (usize, Vec<u32>) {
-    let bytes = fs::read(folder().join(format!("{name}.safetensors"))).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let view = file.tensor(key).unwrap();
-    let ids = view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32);
-    (view.shape()[0], ids.collect())
-}
-
-#[test]
-fn nan_does_not_pass() {
-    assert!(!passes(relative_l2(&[f32::NAN, 1.0], &[1.0, 1.0])));
-    assert!(!passes(relative_l2(&[1.001, 1.0], &[1.0, 1.0])));
-    assert!(passes(relative_l2(&[1.0, 1.0], &[1.0, 1.0])));
+    let file = testing::Golden::open(name);
+    let ids = file.bytes(key).into_iter().map(|bytes| i64::from_le_bytes(bytes) as u32);
+    (file.shape(key)[0], ids.collect())
 }
 
 /// Every tensor of the model that ships with the library has its place.

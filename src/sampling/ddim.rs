@@ -2,7 +2,7 @@
 
 use super::config::SchedulerConfig;
 use super::parameterization::NoiseLevel;
-use super::plan::{Denoise, Solver, draw};
+use super::plan::{Denoise, Solver, perturb};
 use super::{NoiseStream, PredictionType, Schedule};
 use crate::util::error::Result;
 
@@ -80,11 +80,7 @@ impl Solver for Ddim {
             }
             *x = step.original * original + step.direction * epsilon;
         }
-        if step.std_dev > 0.0 {
-            for (x, noise) in latents.iter_mut().zip(draw(noise, prediction.len())) {
-                *x += step.std_dev * noise;
-            }
-        }
+        perturb(latents, noise, step.std_dev);
         Ok(())
     }
 }

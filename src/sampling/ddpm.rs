@@ -2,7 +2,7 @@
 
 use super::config::{SchedulerConfig, VarianceType};
 use super::parameterization::NoiseLevel;
-use super::plan::{Denoise, Solver, draw};
+use super::plan::{Denoise, Solver, perturb};
 use super::{NoiseStream, PredictionType, Schedule};
 use crate::util::error::Result;
 
@@ -82,11 +82,7 @@ impl Solver for Ddpm {
             }
             *x = step.original * original + step.current * *x;
         }
-        if step.std_dev > 0.0 {
-            for (x, noise) in latents.iter_mut().zip(draw(noise, prediction.len())) {
-                *x += step.std_dev * noise;
-            }
-        }
+        perturb(latents, noise, step.std_dev);
         Ok(())
     }
 }

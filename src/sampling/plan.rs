@@ -132,12 +132,18 @@ impl Plan {
     }
 }
 
-/// Draws `len` normal values, an equal share from each image's stream.
-pub(super) fn draw(noise: &mut [NoiseStream], len: usize) -> Vec<f32> {
-    let mut values = vec![0.0; len];
-    // `chunks_mut` refuses a size of 0, which only an empty batch has.
-    for (chunk, stream) in values.chunks_mut((len / noise.len()).max(1)).zip(noise) {
-        stream.normal(chunk);
+/// Adds noise of standard deviation `std_dev` to a batch, each image's from its own stream; draws none for 0.
+pub(super) fn perturb(latents: &mut [f32], noise: &mut [NoiseStream], std_dev: f32) {
+    if std_dev == 0.0 {
+        return;
     }
-    values
+    let image = latents.len() / noise.len().max(1);
+    let mut values = vec![0.0; image];
+    // `chunks_mut` refuses a size of 0, which only an empty batch has.
+    for (latents, stream) in latents.chunks_mut(image.max(1)).zip(noise) {
+        stream.normal(&mut values);
+        for (x, noise) in latents.iter_mut().zip(&values) {
+            *x += std_dev * noise;
+        }
+    }
 }

@@ -1,27 +1,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 //! Against `tests/golden/sampling.*`, which tools/golden_sampling.py makes from diffusers, torch and numpy.
 
-use std::fs;
-use std::path::Path;
-
-use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::testing::{self, golden_json, relative_l2};
 use crate::util::error::{Result, Status, bail};
 
 pub(super) struct Golden {
     pub(super) cases: Value,
-    arrays: Vec<u8>,
+    arrays: testing::Golden,
 }
 
 impl Golden {
     pub(super) fn load() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        Self {
-            cases: serde_json::from_slice(&fs::read(folder.join("sampling.json")).unwrap()).unwrap(),
-            arrays: fs::read(folder.join("sampling.safetensors")).unwrap(),
-        }
+        Self { cases: golden_json("sampling"), arrays: testing::Golden::open("sampling") }
     }
 
     fn cases(&self, key: &str) -> &[Value] {
@@ -30,22 +23,16 @@ impl Golden {
         cases
     }
 
-    fn bytes<const N: usize>(&self, name: &str) -> Vec<[u8; N]> {
-        let arrays = SafeTensors::deserialize(&self.arrays).unwrap();
-        let data = arrays.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data();
-        data.chunks_exact(N).map(|bytes| bytes.try_into().unwrap()).collect()
-    }
-
     pub(super) fn f32s(&self, name: &str) -> Vec<f32> {
-        self.bytes(name).into_iter().map(f32::from_le_bytes).collect()
+        self.arrays.values(name)
     }
 
     fn i32s(&self, name: &str) -> Vec<i32> {
-        self.bytes(name).into_iter().map(i32::from_le_bytes).collect()
+        self.arrays.bytes(name).into_iter().map(i32::from_le_bytes).collect()
     }
 
     fn i64s(&self, name: &str) -> Vec<i64> {
-        self.bytes(name).into_iter().map(i64::from_le_bytes).collect()
+        self.arrays.bytes(name).into_iter().map(i64::from_le_bytes).collect()
     }
 }
 
@@ -73,13 +60,6 @@ fn assert_close(actual: &[f64], expected: &[f32], tolerance: f64, what: &str) {
 
 fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
-}
-
-fn relative_l2(actual: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(actual.len(), expected.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = square(&mut actual.iter().zip(expected).map(|(a, e)| f64::from(*a) - f64::from(*e)));
-    difference / square(&mut expected.iter().copied().map(f64::from))
 }
 
 #[test]

@@ -1,23 +1,19 @@
 //! Reading small files whole.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-use super::error::{Error, Result, Status, bail};
+use super::error::{Error, Result, bail, error};
 
 /// Reads a UTF-8 text file of at most `limit` bytes.
 ///
 /// Errors name the file: `NotFound`, `Io`, or `Format` when it is longer than `limit` or not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
-    let io = |e: std::io::Error| {
-        let status = if e.kind() == ErrorKind::NotFound { Status::NotFound } else { Status::Io };
-        Error::new(status, format!("{}: {e}", path.display()))
-    };
-    let file = File::open(path).map_err(io)?;
+    let file = File::open(path).map_err(|e| io_error(path, &e))?;
     let mut bytes = Vec::new();
     // One byte more than allowed, so that a file that grows while it is read is caught as well.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| io_error(path, &e))?;
     if bytes.len() as u64 > limit {
         bail!(Format, "{}: longer than {limit} bytes", path.display());
     }
@@ -27,10 +23,19 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     }
 }
 
+/// The error for a file that the operating system would not give us: `NotFound` or `Io`, naming it.
+pub fn io_error(path: &Path, cause: &io::Error) -> Error {
+    match cause.kind() {
+        ErrorKind::NotFound => error!(NotFound, "{}: the file does not exist", path.display()),
+        _ => error!(Io, "{}: {cause}", path.display()),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
+    use crate::util::error::Status;
 
     #[test]
     fn errors_name_the_file() {

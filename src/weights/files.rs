@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::io_error;
 use crate::util::error::{Result, bail};
+use crate::util::file::io_error;
 
 /// A checkpoint on disk.
 #[derive(Debug, PartialEq)]

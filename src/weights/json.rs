@@ -1,13 +1,11 @@
 //! JSON files: configs and shard indices.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::io_error;
 use crate::util::error::{Error, Result, bail, error};
+use crate::util::file::read_text;
 use crate::util::limits;
 
 /// Reads a JSON file that holds an object.
@@ -16,21 +14,12 @@ use crate::util::limits;
 /// `NotFound`, `Io`, or `Format` for a file that is too long, not JSON, or not a `T`; the message names the file
 /// and the key at fault.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let file = File::open(path).map_err(|e| io_error(path, &e))?;
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too long from one that just fits.
-    file.take(limits::CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(|e| io_error(path, &e))?;
-    if bytes.len() as u64 > limits::CONFIG_BYTES {
-        bail!(Format, "{}: longer than {} bytes", path.display(), limits::CONFIG_BYTES);
-    }
-    let Ok(text) = std::str::from_utf8(&bytes) else {
-        bail!(Format, "{}: not UTF-8", path.display());
-    };
+    let text = read_text(path, limits::CONFIG_BYTES)?;
     // serde would take a list for a struct, field by field.
     if !text.trim_start().starts_with('{') {
         bail!(Format, "{}: not a JSON object", path.display());
     }
-    serde_json::from_str(text).map_err(|e| parse_error(path, text, &e))
+    serde_json::from_str(&text).map_err(|e| parse_error(path, &text, &e))
 }
 
 /// Names the key whose value the parser stopped at: serde tells the position only.

@@ -11,8 +11,8 @@ use safetensors::tensor::Metadata;
 use serde::Deserializer as _;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::io_error;
 use crate::util::error::{Result, bail, error};
+use crate::util::file::io_error;
 use crate::util::limits;
 
 /// Bytes of the number that starts the file: the header's length.

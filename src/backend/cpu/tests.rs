@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::backend::reference::Reference;
+use crate::testing::relative_l2;
 use crate::util::error::Status;
 
 /// An operation with its sizes; `run` makes the data from fixed seeds, image by image.
@@ -226,17 +227,6 @@ fn cases() -> Vec<Case> {
     cases.extend([Case::Add, Case::Concat { a: 33, b: 7 }, Case::Concat { a: 1, b: 64 }]);
     cases.extend([Case::Embed, Case::Select]);
     cases
-}
-
-/// ‖a − b‖ / ‖b‖, which is NaN if anything is.
-fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let (mut error, mut norm) = (0.0, 0.0);
-    for (a, b) in a.iter().zip(b) {
-        error += (f64::from(*a) - f64::from(*b)).powi(2);
-        norm += f64::from(*b).powi(2);
-    }
-    (error / norm.max(1e-60)).sqrt()
 }
 
 #[test]
