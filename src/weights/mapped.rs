@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -17,6 +18,8 @@ use crate::util::limits;
 
 /// Bytes of the number that starts the file: the header's length.
 const PREFIX: usize = 8;
+/// Bytes of tensors handed out before the file's pages are let go of: what a load needs beside the prepared weights.
+const RESIDENT: usize = 64 << 20;
 
 /// A safetensors file whose header has been checked: every tensor lies inside the file.
 pub(super) struct MappedFile {
@@ -24,6 +27,8 @@ pub(super) struct MappedFile {
     map: Mmap,
     /// Where the tensors' data begins.
     data: usize,
+    /// Bytes handed out since the pages were let go of.
+    resident: AtomicUsize,
 }
 
 impl MappedFile {
@@ -62,12 +67,26 @@ impl MappedFile {
         let data = PREFIX + header;
         refuse_duplicates(map.get(PREFIX..data).unwrap_or_default())
             .map_err(|e| error!(Format, "{name}: {e}"))?;
-        Ok((Self { path: path.to_owned(), map, data }, tensors))
+        Ok((Self { path: path.to_owned(), map, data, resident: AtomicUsize::new(0) }, tensors))
     }
 
     /// The bytes of a tensor from its offsets in the header.
     pub(super) fn bytes(&self, (start, end): (usize, usize)) -> Option<&[u8]> {
-        self.map.get(self.data..)?.get(start..end)
+        let bytes = self.map.get(self.data..)?.get(start..end)?;
+        if self.resident.fetch_add(bytes.len(), Ordering::Relaxed) > RESIDENT {
+            self.resident.store(bytes.len(), Ordering::Relaxed);
+            self.release();
+        }
+        Some(bytes)
+    }
+
+    /// Lets go of the pages read so far. Backends have copied what was on them, and would otherwise hold a large
+    /// file in memory twice.
+    fn release(&self) {
+        #[cfg(unix)]
+        // SAFETY: the map is of a file and is never written to, so pages that are needed again come back from the
+        // file with the same bytes. The call is advice: its failure changes nothing.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }
 }
 
@@ -94,4 +113,28 @@ fn refuse_duplicates(header: &[u8]) -> serde_json::Result<()> {
         }
     }
     serde_json::Deserializer::from_slice(header).deserialize_map(Names)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_the_same_after_a_release() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("models/emoji-64/vae/diffusion_pytorch_model.safetensors");
+        let (file, tensors) = MappedFile::open(&path).unwrap();
+        let largest = tensors.tensors().into_values().max_by_key(|t| t.data_offsets.1 - t.data_offsets.0);
+        let offsets = largest.unwrap().data_offsets;
+        let before = file.bytes(offsets).unwrap().to_vec();
+        file.release();
+        assert_eq!(file.bytes(offsets).unwrap(), before);
+        // What was handed out adds up, and starts anew past the limit.
+        file.resident.store(RESIDENT, Ordering::Relaxed);
+        assert_eq!(file.bytes(offsets).unwrap(), before);
+        assert_eq!(file.resident.load(Ordering::Relaxed), RESIDENT + before.len());
+        assert_eq!(file.bytes(offsets).unwrap(), before);
+        assert_eq!(file.resident.load(Ordering::Relaxed), before.len());
+    }
 }
