@@ -554,7 +554,7 @@ typedef struct diffusion_model_info {
  * The folder holds model_index.json and, for each component it names, a folder with its config and
  * weights as safetensors: one file, or shards with an index. Every tensor is accounted for: one
  * that is missing, unknown or of the wrong shape is an error that names it. The files must not
- * change while the model lives.
+ * change until the function returns.
  *
  * \param engine What the model runs on; the model keeps it alive.
  * \param path The folder, UTF-8.

@@ -289,6 +289,50 @@ fn bad_requests_name_the_option_and_its_value() {
     }
 }
 
+/// Copies a folder and what is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn components_that_contradict_each_other_do_not_load() {
+    let folder = std::env::temp_dir().join(format!("libdiffusion-contradiction-{}", std::process::id()));
+    let cases = [
+        (
+            "tokenizer_2/tokenizer_config.json",
+            r#""model_max_length": 77"#,
+            r#""model_max_length": 32"#,
+            "tokenizer_2 32",
+        ),
+        (
+            "unet/config.json",
+            r#""addition_embed_type": "text_time""#,
+            r#""addition_embed_type": null"#,
+            "unet",
+        ),
+        ("text_encoder_2/config.json", r#""vocab_size": 4096"#, r#""vocab_size": 4000"#, "token_embedding"),
+    ];
+    for (file, from, to, culprit) in cases {
+        copy(&root().join("tests/golden/models/sdxl"), &folder);
+        let config = std::fs::read_to_string(folder.join(file)).unwrap();
+        assert!(config.contains(from), "{file}");
+        std::fs::write(folder.join(file), config.replace(from, to)).unwrap();
+        let error = Pipeline::load(&folder, None, &cpu(1), &Log::off()).err().unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(error.status(), Status::Format, "{file}: {error}");
+        assert!(error.message().contains(culprit), "{file}: {error}");
+    }
+}
+
 #[test]
 fn dropped_tokens_are_counted() {
     let backend = cpu(1);

@@ -90,6 +90,13 @@ impl<B: Backend> TextEncoders<B> {
         if index.family == Family::StableDiffusionXl {
             encoders.push(Encoder::load(folder, "_2", variant, backend, size)?);
         }
+        // Their hidden states stand side by side, token by token.
+        let mut lengths = encoders.iter().map(|e| e.tokenizer.max_length());
+        if let (Some(first), Some(second)) = (lengths.next(), lengths.next())
+            && first != second
+        {
+            bail!(Format, "{}: tokenizer gives {first} tokens, tokenizer_2 {second}", folder.display());
+        }
         Ok(Self { encoders, family: index.family })
     }
 
@@ -103,7 +110,7 @@ impl<B: Backend> TextEncoders<B> {
         self.encoders.iter().map(|e| e.model.config().hidden_size).sum()
     }
 
-    /// Encodes each prompt. Each is computed on its own, so that one never changes another's picture.
+    /// Encodes one prompt, on its own, so that the other prompt of a request never changes it.
     pub(super) fn encode(&self, backend: &B, prompt: &str) -> Result<Conditioning> {
         let max_tokens = self.max_tokens();
         let mut parts = Vec::with_capacity(self.encoders.len());

@@ -44,7 +44,7 @@ impl MappedFile {
         if metadata.len() < PREFIX as u64 {
             bail!(Format, "{name}: {} bytes are too few for a safetensors file", metadata.len());
         }
-        // SAFETY: the map is read-only and private, and its bytes are only ever read as integers, for which every
+        // SAFETY: the map is read-only, and its bytes are only ever read as integers, for which every
         // bit pattern is valid. A program that rewrites the file meanwhile can change the values we read, and one
         // that truncates it can stop the process (as with any mapped file); the map lives for the load only, since
         // backends copy what they prepare.
