@@ -1,5 +1,6 @@
 //! One request, from its text to its images.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Pipeline;
@@ -9,7 +10,7 @@ use super::text::{Conditioning, download};
 use crate::backend::{Backend, Shape};
 use crate::models::unet_2d_condition::AddedConditions;
 use crate::sampling::guidance::classifier_free_guidance;
-use crate::sampling::{NoiseStream, Plan};
+use crate::sampling::{Evaluation, NoiseStream, Options, Plan, Run};
 use crate::util::error::{Result, bail};
 use crate::util::limits;
 
@@ -55,13 +56,15 @@ impl<B: Backend> Pipeline<B> {
         let size = self.latent_size(request)?;
         let plan = match request.steps {
             0 => None,
-            steps => Some(Plan::new(
-                &self.scheduler,
-                request.sampler,
-                request.timestep_spacing,
-                steps as usize,
-                request.eta,
-            )?),
+            steps => {
+                let options = Options {
+                    sampler: request.sampler,
+                    spacing: request.timestep_spacing,
+                    eta: Some(request.eta),
+                    ..Options::new(steps as usize)
+                };
+                Some(Arc::new(Plan::new(&self.scheduler, &options)?))
+            }
         };
 
         let (mut prompt_tokens, mut negative_tokens) = (TokenCount::default(), TokenCount::default());
@@ -107,7 +110,7 @@ impl<B: Backend> Pipeline<B> {
             height: (size.height * self.vae_scale_factor()) as u32,
             images,
             latents: latents.chunks_exact(size.image()).map(<[f32]>::to_vec).collect(),
-            sampler: plan.as_ref().map_or(self.info.default_sampler, Plan::sampler),
+            sampler: plan.as_ref().map_or(self.info.default_sampler, |plan| plan.sampler()),
             prompt: prompt_tokens,
             negative_prompt: negative_tokens,
             text_time,
@@ -187,7 +190,7 @@ impl<B: Backend> Pipeline<B> {
         backend: &B,
         request: &Request,
         size: LatentSize,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         conditional: &Conditioning,
         unconditional: Option<&Conditioning>,
         observer: &mut dyn Observer,
@@ -221,12 +224,13 @@ impl<B: Backend> Pipeline<B> {
         let shape = Shape::image(n, size.height, size.width, size.channels);
         let mut nhwc = vec![0.0; shape.len()];
         let mut prediction = vec![0.0; shape.len()];
-        let mut denoise = |input: &[f32], timestep: f32, out: &mut [f32]| -> Result<()> {
+        let mut denoise = |evaluation: Evaluation<'_>, out: &mut [f32], _: &mut [f32]| -> Result<()> {
             for half in nhwc.chunks_exact_mut(size.len()) {
-                to_channels_last(input, half, size.channels, size.pixels());
+                to_channels_last(evaluation.input, half, size.channels, size.pixels());
             }
             let sample = backend.upload(shape, &nhwc)?;
-            let output = self.unet.forward(backend, &sample, timestep, &context, added.as_ref())?;
+            let output =
+                self.unet.forward(backend, &sample, evaluation.timestep, &context, added.as_ref())?;
             backend.download(&output, &mut nhwc)?;
             to_channels_first(&nhwc, &mut prediction, size.channels, size.pixels());
             let (guided, conditional) = prediction.split_at_mut(size.len());
@@ -234,12 +238,13 @@ impl<B: Backend> Pipeline<B> {
             out.copy_from_slice(guided);
             Ok(())
         };
-        for step in 0..plan.len() {
-            observer.progress(Stage::Denoise, step as u32, plan.len() as u32)?;
-            plan.step(step, &mut latents, &mut noise, &mut denoise)?;
+        let mut run = Run::new(plan.clone(), latents, size.batch, Box::new(noise))?;
+        while !run.is_done() {
+            observer.progress(Stage::Denoise, run.step_index() as u32, plan.len() as u32)?;
+            run.step(&mut denoise)?;
         }
         observer.progress(Stage::Denoise, plan.len() as u32, plan.len() as u32)?;
-        Ok(latents)
+        Ok(run.into_latents())
     }
 
     /// SDXL's pooled embedding and time ids: original size, crop, target size, each (height, width) in pixels.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{PredictionType, Sampler, TimestepSpacing};
+use super::{Clip, PredictionType, Sampler, SigmaSchedule, TimestepSpacing};
 use crate::util::error::{Result, bail, error};
 use crate::util::file::read_text;
 use crate::util::limits;
@@ -61,10 +61,29 @@ pub struct SchedulerConfig {
     pub steps_offset: usize,
     /// Whether DDIM's last step goes to ᾱ = 1 instead of to that of the first training timestep.
     pub set_alpha_to_one: bool,
-    /// DDPM and DDIM clamp the predicted x₀ to ± this; `None` = they do not.
-    pub clip_sample_range: Option<f64>,
+    /// How predictions of x₀ are clipped.
+    pub clip: Clip,
     pub variance_type: VarianceType,
     pub final_sigmas_type: FinalSigmasType,
+    /// How the levels are laid out; `None` = spaced timesteps.
+    pub sigma_schedule: Option<SigmaSchedule>,
+    /// The order of the multistep solvers that have several, 1..=3.
+    pub solver_order: usize,
+    /// Whether multistep solvers come down to order 1 in their last steps when there are fewer than 15.
+    pub lower_order_final: bool,
+    pub euler_at_final: bool,
+    /// Whether PNDM begins with multistep steps at once instead of Runge-Kutta ones.
+    pub skip_prk_steps: bool,
+    /// The steps that LCM and TCD models were distilled from.
+    pub original_inference_steps: usize,
+    /// How fast LCM's boundary conditions come down.
+    pub timestep_scaling: f64,
+    /// A flow's shift towards noise.
+    pub shift: f64,
+    /// The range and the data's standard deviation of an EDM model.
+    pub sigma_min: f64,
+    pub sigma_max: f64,
+    pub sigma_data: f64,
 }
 
 /// What diffusers' class takes for absent keys, where classes differ.
@@ -182,9 +201,9 @@ impl SchedulerConfig {
             None => None,
             Some(_) => Some(keys.one_of("timestep_spacing", "", &SPACINGS)?),
         };
-        let clip_sample_range = match keys.bool("clip_sample", defaults.clip_sample)? {
-            false => None,
-            true => Some(keys.number("clip_sample_range", 1.0)?),
+        let clip = match keys.bool("clip_sample", defaults.clip_sample)? {
+            false => Clip::None,
+            true => Clip::Range(keys.number("clip_sample_range", 1.0)? as f32),
         };
         let config = Self {
             class_name: class_name.to_owned(),
@@ -201,12 +220,14 @@ impl SchedulerConfig {
                     ("epsilon", PredictionType::Epsilon),
                     ("v_prediction", PredictionType::VPrediction),
                     ("sample", PredictionType::Sample),
+                    ("flow_prediction", PredictionType::Flow),
+                    ("edm_v_prediction", PredictionType::EdmV),
                 ],
             )?,
             timestep_spacing,
             steps_offset: keys.count("steps_offset", 0)?,
             set_alpha_to_one: keys.bool("set_alpha_to_one", defaults.set_alpha_to_one)?,
-            clip_sample_range,
+            clip,
             // The square root of the "log" variant's variance is that of the plain one (Ho et al. 2020, §3.2).
             variance_type: keys.one_of(
                 "variance_type",
@@ -222,6 +243,17 @@ impl SchedulerConfig {
                 "zero",
                 &[("zero", FinalSigmasType::Zero), ("sigma_min", FinalSigmasType::SigmaMin)],
             )?,
+            sigma_schedule: None,
+            solver_order: keys.count("solver_order", 2)?,
+            lower_order_final: keys.bool("lower_order_final", true)?,
+            euler_at_final: keys.bool("euler_at_final", false)?,
+            skip_prk_steps: keys.bool("skip_prk_steps", false)?,
+            original_inference_steps: keys.count("original_inference_steps", 50)?,
+            timestep_scaling: keys.number("timestep_scaling", 10.0)?,
+            shift: keys.number("shift", 1.0)?,
+            sigma_min: keys.number("sigma_min", 0.002)?,
+            sigma_max: keys.number("sigma_max", 80.0)?,
+            sigma_data: keys.number("sigma_data", 1.0)?,
         };
         config.check()?;
         Ok(config)
@@ -259,8 +291,10 @@ impl SchedulerConfig {
             }
             BetaSchedule::SquaredcosCapV2 => {}
         }
-        if self.clip_sample_range.is_some_and(|range| range <= 0.0) {
-            bail!(Format, "clip_sample_range is {:?}, not above 0", self.clip_sample_range.unwrap_or(0.0));
+        if let Clip::Range(range) = self.clip
+            && range <= 0.0
+        {
+            bail!(Format, "clip_sample_range is {range}, not above 0");
         }
         Ok(())
     }
@@ -358,9 +392,20 @@ mod tests {
             timestep_spacing: Some(TimestepSpacing::Trailing),
             steps_offset: 1,
             set_alpha_to_one: false,
-            clip_sample_range: None,
+            clip: Clip::None,
             variance_type: VarianceType::FixedSmall,
             final_sigmas_type: FinalSigmasType::Zero,
+            sigma_schedule: None,
+            solver_order: 2,
+            lower_order_final: true,
+            euler_at_final: false,
+            skip_prk_steps: false,
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
+            shift: 1.0,
+            sigma_min: 0.002,
+            sigma_max: 80.0,
+            sigma_data: 1.0,
         };
         assert_eq!(SchedulerConfig::load(&path).unwrap(), expected);
         assert!(!expected.is_substituted());
@@ -375,14 +420,11 @@ mod tests {
             (ddim.beta_schedule, ddim.prediction_type),
             (BetaSchedule::Linear, PredictionType::Epsilon)
         );
-        assert_eq!(
-            (ddim.clip_sample_range, ddim.set_alpha_to_one, ddim.timestep_spacing),
-            (Some(1.0), true, None)
-        );
-        assert_eq!(parse("DDPMScheduler", "").unwrap().clip_sample_range, Some(1.0));
-        assert_eq!(parse("EulerDiscreteScheduler", "").unwrap().clip_sample_range, None);
+        assert_eq!((ddim.clip, ddim.set_alpha_to_one, ddim.timestep_spacing), (Clip::Range(1.0), true, None));
+        assert_eq!(parse("DDPMScheduler", "").unwrap().clip, Clip::Range(1.0));
+        assert_eq!(parse("EulerDiscreteScheduler", "").unwrap().clip, Clip::None);
         let pndm = parse("PNDMScheduler", r#", "skip_prk_steps": true, "trained_betas": null"#).unwrap();
-        assert_eq!((pndm.clip_sample_range, pndm.set_alpha_to_one), (None, false));
+        assert_eq!((pndm.clip, pndm.set_alpha_to_one), (Clip::None, false));
         let lcm = parse("LCMScheduler", "").unwrap();
         assert_eq!((lcm.beta_start, lcm.beta_schedule), (0.00085, BetaSchedule::ScaledLinear));
         assert_eq!(parse("HeunDiscreteScheduler", "").unwrap().beta_end, 0.012);
@@ -421,7 +463,7 @@ mod tests {
         }
         for (key, value) in [
             ("beta_schedule", "sigmoid"),
-            ("prediction_type", "flow_prediction"),
+            ("prediction_type", "score"),
             ("timestep_spacing", "random"),
             ("variance_type", "learned_range"),
             ("final_sigmas_type", "one"),

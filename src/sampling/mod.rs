@@ -4,49 +4,42 @@
 //!
 //! - [`Schedule`]: how much noise each training timestep carries, and which timesteps are visited;
 //! - [`PredictionType`]: what the network's output means;
-//! - the samplers `ddpm`, `ddim` and `euler`: how one step is taken, one file each;
+//! - `solvers`: how one step is taken, a file each family;
 //! - [`guidance`]: how conditional and unconditional predictions combine;
 //! - [`NoiseStream`]: where random numbers come from.
 //!
-//! [`SchedulerConfig`] says which of them a model wants, [`Plan`] puts them together for one request.
+//! [`SchedulerConfig`] says which of them a model wants, [`Plan`] puts them together for one request, [`Run`] carries the
+//! plan out.
 
 mod cephes;
+pub mod clip;
 pub mod config;
-mod ddim;
-mod ddpm;
-mod euler;
+mod grid;
 pub mod guidance;
+mod levels;
+#[cfg(test)]
+mod mixture;
 pub mod noise;
 pub mod parameterization;
 mod plan;
+mod program;
+mod run;
+mod sampler;
 pub mod schedule;
+mod sigmas;
+mod solvers;
 #[cfg(test)]
 mod tests;
+mod timesteps;
 
+pub use clip::Clip;
 pub use config::SchedulerConfig;
-pub use noise::NoiseStream;
-pub use parameterization::PredictionType;
-pub use plan::{Denoise, Plan};
+pub use noise::{NoiseSource, NoiseStream};
+pub use parameterization::{NoiseLevel, PredictionType};
+pub use plan::{Options, Plan};
+pub use run::{Denoise, Evaluation, Run};
+pub use sampler::{SAMPLERS, Sampler, SamplerInfo};
 pub use schedule::Schedule;
-
-/// How the latents travel from noise to picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Sampler {
-    Ddpm,
-    Ddim,
-    Euler,
-}
-
-impl Sampler {
-    /// The name options and results show: `ddpm`, `ddim` or `euler`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Sampler::Ddpm => "ddpm",
-            Sampler::Ddim => "ddim",
-            Sampler::Euler => "euler",
-        }
-    }
-}
 
 /// Which of the training timesteps a sampler visits (table 2 of Lin et al. 2023, arXiv:2305.08891).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +78,81 @@ impl Noise {
         match self {
             Noise::Philox => "philox",
             Noise::Mt19937 => "mt19937",
+        }
+    }
+}
+
+/// How noise levels are spaced between a model's most and its least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SigmaSchedule {
+    Discrete,
+    Simple,
+    SgmUniform,
+    Karras,
+    Exponential,
+    Polyexponential,
+    Beta,
+    KlOptimal,
+    AlignYourSteps,
+    DdimUniform,
+    LinearQuadratic,
+    Lcm,
+    Turbo,
+}
+
+impl SigmaSchedule {
+    /// Every one, in the order of the enum.
+    pub const ALL: [SigmaSchedule; 13] = [
+        SigmaSchedule::Discrete,
+        SigmaSchedule::Simple,
+        SigmaSchedule::SgmUniform,
+        SigmaSchedule::Karras,
+        SigmaSchedule::Exponential,
+        SigmaSchedule::Polyexponential,
+        SigmaSchedule::Beta,
+        SigmaSchedule::KlOptimal,
+        SigmaSchedule::AlignYourSteps,
+        SigmaSchedule::DdimUniform,
+        SigmaSchedule::LinearQuadratic,
+        SigmaSchedule::Lcm,
+        SigmaSchedule::Turbo,
+    ];
+
+    /// The name options use, such as `karras`.
+    pub fn name(self) -> &'static str {
+        match self {
+            SigmaSchedule::Discrete => "discrete",
+            SigmaSchedule::Simple => "simple",
+            SigmaSchedule::SgmUniform => "sgm_uniform",
+            SigmaSchedule::Karras => "karras",
+            SigmaSchedule::Exponential => "exponential",
+            SigmaSchedule::Polyexponential => "polyexponential",
+            SigmaSchedule::Beta => "beta",
+            SigmaSchedule::KlOptimal => "kl_optimal",
+            SigmaSchedule::AlignYourSteps => "align_your_steps",
+            SigmaSchedule::DdimUniform => "ddim_uniform",
+            SigmaSchedule::LinearQuadratic => "linear_quadratic",
+            SigmaSchedule::Lcm => "lcm",
+            SigmaSchedule::Turbo => "turbo",
+        }
+    }
+}
+
+/// Whose numbers to give where programs use one name for different arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Profile {
+    Diffusers,
+    A1111,
+    ComfyUi,
+}
+
+impl Profile {
+    /// The name options use: `diffusers`, `a1111` or `comfyui`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Diffusers => "diffusers",
+            Profile::A1111 => "a1111",
+            Profile::ComfyUi => "comfyui",
         }
     }
 }

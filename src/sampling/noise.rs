@@ -36,6 +36,24 @@ impl NoiseStream {
     }
 }
 
+/// Gives samplers their fresh noise.
+pub trait NoiseSource {
+    /// Fills a batch `[images, values of one image]` with standard normal noise for the way between two noise-to-signal
+    /// ratios. Sources that know no ratios draw the next values of their streams.
+    fn draw(&mut self, from: f64, to: f64, images: usize, out: &mut [f32]);
+}
+
+/// One stream an image, so that an image is the same whatever else is in its batch.
+impl NoiseSource for Vec<NoiseStream> {
+    fn draw(&mut self, _from: f64, _to: f64, images: usize, out: &mut [f32]) {
+        let image = out.len() / images.max(1);
+        // `chunks_mut` refuses a size of 0, which only an empty batch has.
+        for (out, stream) in out.chunks_mut(image.max(1)).zip(self) {
+            stream.normal(out);
+        }
+    }
+}
+
 /// Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), counted as torch's CUDA
 /// `randn` does: value i of call n has the counter [n, 0, i, 0], the seed is the key. This is torch's order as long
 /// as a draw has no more values than the GPU runs threads (over 100 000 on any current one).

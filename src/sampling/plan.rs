@@ -1,90 +1,141 @@
 //! One request's way from noise to latents: a schedule, a parameterization and a sampler put together.
 
-use std::fmt::Debug;
-
-use super::ddim::Ddim;
-use super::ddpm::Ddpm;
-use super::euler::Euler;
-use super::{NoiseStream, PredictionType, Sampler, Schedule, SchedulerConfig, TimestepSpacing, schedule};
+use super::clip::Clip;
+use super::grid::Grid;
+use super::noise::{NoiseSource, NoiseStream};
+use super::parameterization::NoiseLevel;
+use super::program::{Builder, Program};
+use super::{
+    Noise, PredictionType, Profile, Sampler, SchedulerConfig, SigmaSchedule, TimestepSpacing, solvers,
+};
 use crate::util::error::{Result, bail};
 
-/// One evaluation of the (guided) model: reads the scaled input and the timestep, writes the prediction.
-///
-/// Input and prediction have the length of the latents. An error stops the step and leaves the latents as they were.
-pub type Denoise<'a> = dyn FnMut(&[f32], f32, &mut [f32]) -> Result<()> + 'a;
-
-/// A sampler with the coefficients of every step worked out.
-pub(super) trait Solver: Debug + Send + Sync {
-    /// The timestep given to the model at each step, noisiest first.
-    fn timesteps(&self) -> &[f32];
-
-    /// The standard deviation of the latents before the first step.
-    fn init_noise_sigma(&self) -> f32;
-
-    /// Takes step `i`, which is below `timesteps().len()`. `noise` has one stream an image and divides `latents`.
-    fn step(
-        &self,
-        i: usize,
-        latents: &mut [f32],
-        noise: &mut [NoiseStream],
-        denoise: &mut Denoise<'_>,
-    ) -> Result<()>;
+/// What a request asks of sampling. `None` = what the model's config or, in its absence, the profile's class does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    pub sampler: Option<Sampler>,
+    /// 1 up to the model's training timesteps.
+    pub steps: usize,
+    pub spacing: Option<TimestepSpacing>,
+    pub sigma_schedule: Option<SigmaSchedule>,
+    /// The caller's own noise levels, falling, one more than steps: the last is where the last step ends (usually 0).
+    pub sigmas: Option<Vec<f64>>,
+    /// The caller's own timesteps, falling; the last step ends without noise.
+    pub timesteps: Option<Vec<f64>>,
+    /// How much of the fresh noise that DDPM would add, 0..=1. `None` = 0 for DDIM, 1 for ancestral and SDE samplers.
+    pub eta: Option<f64>,
+    /// Churn of Karras et al. 2022, algorithm 2: how much noise is added before steps at σ in `s_tmin..=s_tmax`.
+    pub s_churn: f64,
+    pub s_tmin: f64,
+    pub s_tmax: f64,
+    /// The standard deviation of all fresh noise.
+    pub s_noise: f64,
+    pub profile: Profile,
+    /// Image-to-image: how much of the way to go, above 0 up to 1.
+    pub strength: Option<f64>,
+    /// How to clip predictions of x₀.
+    pub clip: Option<Clip>,
 }
 
-/// The steps of one request. Immutable, so threads may share it.
-///
-/// ```text
-/// let plan = Plan::new(&config, None, None, 20, 0.0)?;
-/// latents = noise · plan.init_noise_sigma()
-/// for i in 0..plan.len() { plan.step(i, &mut latents, &mut streams, &mut denoise)? }
-/// ```
+impl Options {
+    /// The defaults, for so many steps.
+    pub fn new(steps: usize) -> Self {
+        Self {
+            sampler: None,
+            steps,
+            spacing: None,
+            sigma_schedule: None,
+            sigmas: None,
+            timesteps: None,
+            eta: None,
+            s_churn: 0.0,
+            s_tmin: 0.0,
+            s_tmax: f64::INFINITY,
+            s_noise: 1.0,
+            profile: Profile::Diffusers,
+            strength: None,
+            clip: None,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some(eta) = self.eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
+            bail!(InvalidArgument, "eta {eta} is not in 0..=1");
+        }
+        if let Some(strength) = self.strength.filter(|s| !(*s > 0.0 && *s <= 1.0)) {
+            bail!(InvalidArgument, "strength {strength} is not above 0 and up to 1");
+        }
+        for (name, value) in [("s_churn", self.s_churn), ("s_noise", self.s_noise), ("s_tmin", self.s_tmin)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                bail!(InvalidArgument, "{name} {value} is not a finite number from 0");
+            }
+        }
+        if self.s_tmax.is_nan() || self.s_tmax < self.s_tmin {
+            bail!(InvalidArgument, "s_tmax {} is not at least s_tmin {}", self.s_tmax, self.s_tmin);
+        }
+        Ok(())
+    }
+}
+
+/// What a solver sees.
+pub(super) struct Settings<'a> {
+    pub(super) config: &'a SchedulerConfig,
+    pub(super) options: &'a Options,
+    pub(super) grid: &'a Grid,
+    pub(super) sampler: Sampler,
+}
+
+impl Settings<'_> {
+    /// η of the request, or the sampler's own.
+    pub(super) fn eta(&self, default: f64) -> f64 {
+        self.options.eta.unwrap_or(default)
+    }
+}
+
+/// The steps of one request. Immutable, so threads may share it; a [`Run`](super::Run) carries it out.
 #[derive(Debug)]
 pub struct Plan {
     sampler: Sampler,
-    solver: Box<dyn Solver>,
+    program: Program,
+    /// Where each step starts and the last one ends, in the sampler's coordinates.
+    levels: Vec<NoiseLevel>,
+    timesteps: Vec<f32>,
+    init_noise_sigma: f64,
+    clip: Clip,
 }
 
 impl Plan {
-    /// Works out `steps` steps (1 to the schedule's length). `sampler` and `spacing` override the config, whose
-    /// betas and prediction type stay, as with diffusers' `from_config`. `eta` is DDIM's η in 0..=1; the other
-    /// samplers do not use it.
+    /// Works out the steps. `options` override the config, whose betas and prediction type stay, as with diffusers'
+    /// `from_config`.
     ///
-    /// Fails with `InvalidArgument` for steps or η out of range, `Format` for a schedule that makes no sense,
-    /// `Unsupported` for an epsilon model asked to start from pure noise.
-    pub fn new(
-        config: &SchedulerConfig,
-        sampler: Option<Sampler>,
-        spacing: Option<TimestepSpacing>,
-        steps: usize,
-        eta: f64,
-    ) -> Result<Self> {
-        if !(0.0..=1.0).contains(&eta) {
-            bail!(InvalidArgument, "eta {eta} is not in 0..=1");
-        }
-        let sampler = sampler.unwrap_or(config.sampler);
-        let spacing = spacing.or(config.timestep_spacing).unwrap_or(match sampler {
-            Sampler::Ddpm | Sampler::Ddim => TimestepSpacing::Leading,
-            Sampler::Euler => TimestepSpacing::Linspace,
-        });
-        let schedule = Schedule::new(config)?;
-        let timesteps = schedule::timesteps(config, sampler, spacing, steps)?;
-        let first_alpha_cumprod = schedule.alphas_cumprod()[timesteps[0] as usize];
-        let solver: Box<dyn Solver> = match sampler {
-            // x₀ = (x − σ·ε)/α has no answer where α is 0; Euler's sigmas never quite get there.
-            Sampler::Ddpm | Sampler::Ddim
-                if first_alpha_cumprod == 0.0 && config.prediction_type == PredictionType::Epsilon =>
-            {
-                bail!(
-                    Unsupported,
-                    "prediction_type epsilon cannot start at timestep {}, where rescale_betas_zero_snr leaves no signal",
-                    timesteps[0]
-                );
-            }
-            Sampler::Ddpm => Box::new(Ddpm::new(config, &schedule, timesteps)),
-            Sampler::Ddim => Box::new(Ddim::new(config, &schedule, timesteps, eta)),
-            Sampler::Euler => Box::new(Euler::new(config, &schedule, spacing, timesteps)),
+    /// Fails with `InvalidArgument` for options out of range, `Format` for a schedule that makes no sense,
+    /// `Unsupported` for a sampler that the prediction type forbids or an epsilon model asked to start from pure noise.
+    pub fn new(config: &SchedulerConfig, options: &Options) -> Result<Self> {
+        options.check()?;
+        let sampler = options.sampler.unwrap_or(config.sampler);
+        let grid = Grid::new(config, options, sampler)?;
+        let Some(first) = grid.nodes.first().filter(|_| grid.len() > 0) else {
+            bail!(InvalidArgument, "a schedule without steps");
         };
-        Ok(Self { sampler, solver })
+        // x₀ = (x − σ·ε)/α has no answer where α is 0.
+        if first.alpha() == 0.0 && config.prediction_type == PredictionType::Epsilon {
+            bail!(
+                Unsupported,
+                "prediction_type epsilon cannot start at timestep {}, where rescale_betas_zero_snr leaves no signal",
+                first.timestep
+            );
+        }
+        let (mut builder, latents) = Builder::new(config.prediction_type, config.sigma_data);
+        solvers::write(&mut builder, latents, &Settings { config, options, grid: &grid, sampler })?;
+        let program = builder.finish();
+        Ok(Self {
+            sampler,
+            timesteps: program.timesteps().collect(),
+            program,
+            levels: grid.nodes.iter().map(|node| node.level).collect(),
+            init_noise_sigma: grid.init_noise_sigma,
+            clip: options.clip.unwrap_or(sampler.clip(config)),
+        })
     }
 
     /// The sampler that runs: the one asked for, else the config's.
@@ -95,55 +146,55 @@ impl Plan {
     /// How many steps there are, at least one.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.solver.timesteps().len()
+        self.program.len()
     }
 
-    /// The timestep given to the model at each step, noisiest first; Euler's may have a fraction.
+    /// How often the model is evaluated in all.
+    pub fn evaluations(&self) -> usize {
+        self.program.evaluation_count()
+    }
+
+    /// The timestep of each step's first evaluation, noisiest first; it may have a fraction.
     pub fn timesteps(&self) -> &[f32] {
-        self.solver.timesteps()
+        &self.timesteps
+    }
+
+    /// The signal and noise of the latents after `steps` steps: alpha·x₀ + sigma·ε. Image-to-image starts from
+    /// level 0.
+    pub fn level(&self, steps: usize) -> NoiseLevel {
+        self.levels[steps.min(self.levels.len() - 1)]
     }
 
     /// What unit-variance noise must be multiplied by to be the latents before the first step.
     pub fn init_noise_sigma(&self) -> f32 {
-        self.solver.init_noise_sigma()
+        self.init_noise_sigma as f32
     }
 
-    /// Takes step `i` of `0..len()`: evaluates the model once and moves `latents` on.
-    ///
-    /// `latents` is a whole batch, `[images, values of one image]`; `noise` has one stream an image, so an image
-    /// is the same whatever else is in its batch. Steps are taken in order, since the streams remember their place.
-    ///
-    /// On an error from `denoise` (cancellation) the latents are as before. `InvalidArgument`: no such step, or
-    /// latents that do not divide into `noise.len()` images.
-    pub fn step(
+    /// Whether the sampler needs the prediction without the prompt on its own, too (the CFG++ samplers).
+    pub fn needs_unconditional(&self) -> bool {
+        self.program.needs_unconditional()
+    }
+
+    /// Values of a prediction for each of the latents: 2 for a model that predicts its variance, else 1.
+    pub fn prediction_values(&self) -> usize {
+        if self.program.needs_variance() { 2 } else { 1 }
+    }
+
+    /// Where the sampler's fresh noise comes from: each image's goes on from the stream that drew its first noise.
+    pub fn noise_source(
         &self,
-        i: usize,
-        latents: &mut [f32],
-        noise: &mut [NoiseStream],
-        denoise: &mut Denoise<'_>,
-    ) -> Result<()> {
-        if i >= self.len() {
-            bail!(InvalidArgument, "step {i} of {}", self.len());
-        }
-        if noise.is_empty() || !latents.len().is_multiple_of(noise.len()) {
-            bail!(InvalidArgument, "{} latents do not divide into {} images", latents.len(), noise.len());
-        }
-        self.solver.step(i, latents, noise, denoise)
+        streams: Vec<NoiseStream>,
+        _noise: Noise,
+        _seeds: &[u64],
+    ) -> Box<dyn NoiseSource + Send> {
+        Box::new(streams)
     }
-}
 
-/// Adds noise of standard deviation `std_dev` to a batch, each image's from its own stream; draws none for 0.
-pub(super) fn perturb(latents: &mut [f32], noise: &mut [NoiseStream], std_dev: f32) {
-    if std_dev == 0.0 {
-        return;
+    pub(super) fn program(&self) -> &Program {
+        &self.program
     }
-    let image = latents.len() / noise.len().max(1);
-    let mut values = vec![0.0; image];
-    // `chunks_mut` refuses a size of 0, which only an empty batch has.
-    for (latents, stream) in latents.chunks_mut(image.max(1)).zip(noise) {
-        stream.normal(&mut values);
-        for (x, noise) in latents.iter_mut().zip(&values) {
-            *x += std_dev * noise;
-        }
+
+    pub(super) fn clip(&self) -> Clip {
+        self.clip
     }
 }

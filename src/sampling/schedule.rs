@@ -1,8 +1,7 @@
-//! The forward process: how much noise each training timestep carries, and which timesteps a sampler visits.
+//! The forward process: how much noise each training timestep carries, as tables.
 
 use super::config::{BetaSchedule, SchedulerConfig};
 use super::parameterization::NoiseLevel;
-use super::{Sampler, TimestepSpacing};
 use crate::util::error::{Result, bail};
 
 /// The training noise schedule: xₜ = √ᾱₜ·x₀ + √(1 − ᾱₜ)·ε for t in 0..T.
@@ -62,7 +61,7 @@ impl Schedule {
         }
         let NoiseLevel { alpha, sigma } = NoiseLevel::from_alpha_cumprod(alpha_cumprod);
         for (sample, noise) in samples.iter_mut().zip(noise) {
-            *sample = alpha * *sample + sigma * noise;
+            *sample = alpha as f32 * *sample + sigma as f32 * noise;
         }
         Ok(())
     }
@@ -122,50 +121,4 @@ fn rescale_zero_terminal_snr(betas: &[f32]) -> Vec<f32> {
             1.0 - alpha
         })
         .collect()
-}
-
-/// The `steps` timesteps that `sampler` visits, noisiest first, as diffusers' `set_timesteps` of its class.
-///
-/// Whole numbers, except that Euler's linspace keeps its fractions. Fails with `InvalidArgument` when the schedule
-/// does not have that many timesteps.
-pub fn timesteps(
-    config: &SchedulerConfig,
-    sampler: Sampler,
-    spacing: TimestepSpacing,
-    steps: usize,
-) -> Result<Vec<f32>> {
-    let train_steps = config.num_train_timesteps;
-    if steps == 0 || steps > train_steps {
-        bail!(InvalidArgument, "steps {steps} is not in 1..={train_steps}, the model's training timesteps");
-    }
-    let timesteps: Vec<f32> = match spacing {
-        TimestepSpacing::Linspace => {
-            let stride = if steps > 1 { (train_steps - 1) as f64 / (steps - 1) as f64 } else { 0.0 };
-            let spread = (0..steps)
-                .rev()
-                .map(|i| if i + 1 == steps && i > 0 { (train_steps - 1) as f64 } else { i as f64 * stride });
-            match sampler {
-                Sampler::Euler => spread.map(|t| t as f32).collect(),
-                Sampler::Ddpm | Sampler::Ddim => spread.map(|t| t.round_ties_even() as f32).collect(),
-            }
-        }
-        TimestepSpacing::Leading => {
-            let stride = train_steps / steps;
-            (0..steps).rev().map(|i| (i * stride + config.steps_offset) as f32).collect()
-        }
-        TimestepSpacing::Trailing => {
-            // numpy's `arange(T, 0, -stride)` takes its step from the first two values it has rounded.
-            let start = train_steps as f64;
-            let step = (start - start / steps as f64) - start;
-            (0..steps).map(|i| ((start + i as f64 * step).round_ties_even() - 1.0) as f32).collect()
-        }
-    };
-    match timesteps.first() {
-        Some(&first) if first > (train_steps - 1) as f32 => bail!(
-            InvalidArgument,
-            "steps {steps}, spaced leading from the model's steps_offset {}, run past its {train_steps} timesteps",
-            config.steps_offset
-        ),
-        _ => Ok(timesteps),
-    }
 }

@@ -1,0 +1,243 @@
+//! The noise levels that one request's steps go through.
+
+use super::config::FinalSigmasType;
+use super::levels::Levels;
+use super::parameterization::NoiseLevel;
+use super::sampler::Coordinates;
+use super::timesteps::{Spread, timesteps};
+use super::{Options, PredictionType, Profile, Sampler, SchedulerConfig, TimestepSpacing, sigmas};
+use crate::util::error::{Result, bail};
+
+/// A place on the way: what the model is told, and how much signal and noise a sampler's x has there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Node {
+    pub(super) timestep: f64,
+    pub(super) level: NoiseLevel,
+}
+
+impl Node {
+    /// λ = ln(α/σ).
+    pub(super) fn lambda(self) -> f64 {
+        self.level.lambda()
+    }
+
+    /// σ: in variance-exploding coordinates the noise-to-signal ratio.
+    pub(super) fn sigma(self) -> f64 {
+        self.level.sigma
+    }
+
+    /// α: in variance-exploding coordinates 1.
+    pub(super) fn alpha(self) -> f64 {
+        self.level.alpha
+    }
+}
+
+/// The way of one request.
+#[derive(Debug)]
+pub(super) struct Grid {
+    /// Where each step starts and, behind them, where the last one ends.
+    pub(super) nodes: Vec<Node>,
+    /// Steps of the whole schedule, of which `nodes` may be the end (image-to-image).
+    pub(super) total_steps: usize,
+    /// Timesteps between two nodes of an evenly spaced schedule. diffusers' DDIM and PNDM step down by this, even
+    /// where the next node lies elsewhere.
+    pub(super) stride: Option<usize>,
+    /// What unit-variance noise is multiplied by to be the latents before the first step.
+    pub(super) init_noise_sigma: f64,
+    pub(super) levels: Levels,
+    pub(super) coordinates: Coordinates,
+}
+
+impl Grid {
+    /// Lays out the way of `sampler`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for steps out of range, or sigmas or timesteps that do not fall; `Format` for a schedule that
+    /// makes no sense.
+    pub(super) fn new(config: &SchedulerConfig, options: &Options, sampler: Sampler) -> Result<Self> {
+        let levels = Levels::new(config)?;
+        let coordinates = sampler.coordinates(options.profile, config.prediction_type);
+        let mut grid = Self {
+            nodes: Vec::new(),
+            total_steps: 0,
+            stride: None,
+            init_noise_sigma: 1.0,
+            levels,
+            coordinates,
+        };
+        grid.nodes = match (&options.sigmas, &options.timesteps) {
+            (Some(sigmas), None) => grid.given_sigmas(sigmas, options.steps)?,
+            (None, Some(timesteps)) => grid.given_timesteps(timesteps, config, options, sampler)?,
+            (Some(_), Some(_)) => bail!(InvalidArgument, "sigmas and timesteps are both given"),
+            (None, None) => match sigmas::requested(config, options, sampler) {
+                Some(schedule) => sigmas::nodes(&grid, schedule, config, options, sampler)?,
+                None => grid.spaced(config, options, sampler)?,
+            },
+        };
+        grid.total_steps = grid.len();
+        grid.init_noise_sigma = grid.init_noise_sigma(config, options, sampler);
+        grid.cut(options)?;
+        Ok(grid)
+    }
+
+    /// How many steps there are, at least one.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len().saturating_sub(1)
+    }
+
+    /// The two ends of each step.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (Node, Node)> + '_ {
+        self.nodes.iter().zip(self.nodes.iter().skip(1)).map(|(from, to)| (*from, *to))
+    }
+
+    /// The place of a σ.
+    pub(super) fn at_sigma(&self, sigma: f64) -> Node {
+        let timestep = if sigma > 0.0 { self.levels.timestep(sigma) } else { 0.0 };
+        self.node(timestep, sigma)
+    }
+
+    /// The place of a σ that the model is told to be at `timestep`.
+    pub(super) fn node(&self, timestep: f64, sigma: f64) -> Node {
+        let level = match self.coordinates {
+            Coordinates::Model => self.levels.mix(sigma),
+            Coordinates::VarianceExploding => NoiseLevel { alpha: 1.0, sigma },
+        };
+        Node { timestep, level }
+    }
+
+    /// The place of a training timestep, exact even where no signal is left; for samplers that never divide by α.
+    pub(super) fn at_timestep(&self, timestep: usize) -> Node {
+        Node { timestep: timestep as f64, level: self.levels.at_timestep(timestep) }
+    }
+
+    /// The nodes of diffusers' timestep spacing.
+    fn spaced(&mut self, config: &SchedulerConfig, options: &Options, sampler: Sampler) -> Result<Vec<Node>> {
+        let spread = sampler.spread();
+        let spacing = sampler.spacing(config, options);
+        let timesteps = timesteps(config, spread, spacing, options.steps)?;
+        let exact = spread == Spread::Whole && self.coordinates == Coordinates::Model;
+        if exact {
+            self.stride = Some(config.num_train_timesteps / options.steps);
+        }
+        let mut nodes: Vec<Node> = timesteps
+            .iter()
+            .map(|&timestep| match exact {
+                true => self.at_timestep(timestep as usize),
+                // The schedule's sigmas are `f32` in diffusers.
+                false => self.node(timestep, f64::from(self.levels.sigma_linear(timestep) as f32)),
+            })
+            .collect();
+        nodes.push(self.end(config, sampler));
+        Ok(nodes)
+    }
+
+    /// The nodes of the caller's own noise levels.
+    fn given_sigmas(&self, sigmas: &[f64], steps: usize) -> Result<Vec<Node>> {
+        if sigmas.len() != steps + 1 {
+            bail!(InvalidArgument, "sigmas has {} values; {steps} steps take {}", sigmas.len(), steps + 1);
+        }
+        check_falling("sigmas", sigmas)?;
+        let most = match self.levels {
+            Levels::Flow { .. } => 1.0,
+            _ => f64::MAX,
+        };
+        if let Some(first) = sigmas.first().filter(|sigma| **sigma > most) {
+            bail!(InvalidArgument, "sigmas[0] is {first}, above {most}, all of a flow");
+        }
+        Ok(sigmas.iter().map(|sigma| self.at_sigma(*sigma)).collect())
+    }
+
+    /// The nodes of the caller's own timesteps, and the end.
+    fn given_timesteps(
+        &self,
+        timesteps: &[f64],
+        config: &SchedulerConfig,
+        options: &Options,
+        sampler: Sampler,
+    ) -> Result<Vec<Node>> {
+        if timesteps.len() != options.steps {
+            bail!(InvalidArgument, "timesteps has {} values for {} steps", timesteps.len(), options.steps);
+        }
+        check_falling("timesteps", timesteps)?;
+        let last = (self.levels.train_timesteps() - 1) as f64;
+        if let Some(first) = timesteps.first().filter(|timestep| **timestep > last) {
+            bail!(InvalidArgument, "timesteps[0] is {first}, above the model's last, {last}");
+        }
+        let mut nodes: Vec<Node> =
+            timesteps.iter().map(|t| self.node(*t, self.levels.sigma_linear(*t))).collect();
+        nodes.push(self.end(config, sampler));
+        Ok(nodes)
+    }
+
+    /// Where the last step of a spaced schedule ends.
+    fn end(&self, config: &SchedulerConfig, sampler: Sampler) -> Node {
+        let sigma_min = match sampler {
+            Sampler::Ddim | Sampler::Pndm | Sampler::Plms | Sampler::Lcm | Sampler::Tcd => {
+                !config.set_alpha_to_one
+            }
+            Sampler::Ddpm => false,
+            _ => config.final_sigmas_type == FinalSigmasType::SigmaMin,
+        };
+        match sigma_min {
+            true => self.node(0.0, self.levels.sigma_min()),
+            false => self.node(0.0, 0.0),
+        }
+    }
+
+    /// What the compatibility profile multiplies unit-variance noise by.
+    fn init_noise_sigma(&self, config: &SchedulerConfig, options: &Options, sampler: Sampler) -> f64 {
+        let Some(first) = self.nodes.first() else { return 1.0 };
+        if self.coordinates == Coordinates::Model && config.prediction_type != PredictionType::EdmV {
+            return 1.0;
+        }
+        let sigma = first.sigma();
+        let unit_variance = match options.profile {
+            Profile::Diffusers => sampler.spacing(config, options) == TimestepSpacing::Leading,
+            Profile::A1111 => false,
+            // "max denoise": only a schedule that starts at the model's most noise.
+            Profile::ComfyUi => {
+                sigma > self.levels.sigma_max() || {
+                    let max = self.levels.sigma_max();
+                    (sigma - max).abs() <= 1e-5 * max
+                }
+            }
+        };
+        if unit_variance { libm::hypot(sigma, 1.0) } else { sigma }
+    }
+
+    /// Leaves the end of the way that image-to-image of a given strength goes.
+    fn cut(&mut self, options: &Options) -> Result<()> {
+        let Some(strength) = options.strength else { return Ok(()) };
+        let steps = self.total_steps;
+        let kept = match options.profile {
+            // diffusers' `get_timesteps`.
+            Profile::Diffusers => ((steps as f64 * strength) as usize).min(steps),
+            // A1111 noises to where `int(min(strength, 0.999)·steps)` steps are left, and one more.
+            Profile::A1111 => ((strength.min(0.999) * steps as f64) as usize + 1).min(steps),
+            // ComfyUI has laid out a longer schedule already (see `sigmas::nodes`).
+            Profile::ComfyUi => options.steps.min(steps),
+        };
+        if kept == 0 {
+            bail!(InvalidArgument, "strength {strength} of {steps} steps leaves none to take");
+        }
+        self.nodes.drain(..steps - kept);
+        Ok(())
+    }
+}
+
+/// Values from a caller, each below the one before it and none below 0.
+fn check_falling(what: &str, values: &[f64]) -> Result<()> {
+    if let Some(i) = values.iter().position(|value| !value.is_finite() || *value < 0.0) {
+        bail!(InvalidArgument, "{what}[{i}] is {}, not a finite number from 0", values[i]);
+    }
+    match values.windows(2).position(|pair| pair[1] >= pair[0]) {
+        Some(i) => bail!(
+            InvalidArgument,
+            "{what}[{}] is {}, not below the {} before it",
+            i + 1,
+            values[i + 1],
+            values[i]
+        ),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,272 @@
+//! A sampler, written down: the straight line of operations that takes noise to latents.
+//!
+//! Every sampler here moves by sums of vectors whose coefficients depend on the noise levels alone. So a solver is a
+//! function that writes those sums once, in `f64`, before any model runs: the file of a sampler holds its paper's
+//! formulas and nothing else. [`Run`](super::Run) carries the operations out, in the order in which they stand here.
+
+use super::PredictionType;
+use super::grid::Node;
+use super::parameterization::{Conversion, NoiseLevel};
+
+/// A vector as long as the latents, by the order of its definition. It has one definition and never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Value(usize);
+
+/// What one evaluation of the model tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Evaluated {
+    /// The predicted x₀, clipped if the request or the model's config wants that.
+    pub(super) original: Value,
+    /// The predicted ε, never clipped.
+    pub(super) epsilon: Value,
+    /// The x₀ predicted without the prompt.
+    pub(super) unconditional: Value,
+    /// What a model of learned variance puts behind its prediction.
+    pub(super) variance: Value,
+}
+
+#[derive(Debug)]
+pub(super) enum Op {
+    /// Asks the model about x.
+    Evaluate(Evaluate),
+    /// `result` = Σ coefficient · value.
+    Combine { terms: Vec<(f64, Value)>, result: Value },
+    /// `result` = standard normal noise for the way between two noise-to-signal ratios.
+    Noise { from: f64, to: f64, result: Value },
+    /// `result` = exp(½·(v·log_max + (1 − v)·log_min))·noise with v = (variance + 1)/2.
+    LearnedNoise { variance: Value, noise: Value, log_min: f64, log_max: f64, result: Value },
+    /// A step ends at `latents`.
+    EndStep { latents: Value },
+}
+
+#[derive(Debug)]
+pub(super) struct Evaluate {
+    pub(super) x: Value,
+    pub(super) input_scale: f64,
+    pub(super) timestep: f64,
+    /// The mix of the model's input.
+    pub(super) level: NoiseLevel,
+    pub(super) conversion: Conversion,
+    pub(super) result: Evaluated,
+}
+
+/// The finished operations and where their vectors lie.
+#[derive(Debug)]
+pub(super) struct Program {
+    ops: Vec<Op>,
+    /// The place of each value; `None` = nobody uses it, so it is never computed.
+    places: Vec<Option<usize>>,
+    /// How many vectors are alive at once, at the most.
+    place_count: usize,
+    /// Timestep and index of each step's first operation.
+    steps: Vec<(f64, usize)>,
+}
+
+impl Program {
+    pub(super) fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    pub(super) fn place(&self, value: Value) -> Option<usize> {
+        self.places[value.0]
+    }
+
+    pub(super) fn place_count(&self) -> usize {
+        self.place_count
+    }
+
+    /// The latents before the first step.
+    pub(super) fn start(&self) -> Value {
+        Value(0)
+    }
+
+    /// How many steps there are.
+    pub(super) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The timestep of each step's first evaluation.
+    pub(super) fn timesteps(&self) -> impl Iterator<Item = f32> {
+        self.steps.iter().map(|(timestep, _)| *timestep as f32)
+    }
+
+    fn evaluations(&self) -> impl Iterator<Item = &Evaluate> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::Evaluate(evaluate) => Some(evaluate),
+            _ => None,
+        })
+    }
+
+    /// How often the model is evaluated in all.
+    pub(super) fn evaluation_count(&self) -> usize {
+        self.evaluations().count()
+    }
+
+    /// Whether a step needs the prediction without the prompt on its own.
+    pub(super) fn needs_unconditional(&self) -> bool {
+        self.evaluations().any(|evaluate| self.place(evaluate.result.unconditional).is_some())
+    }
+
+    /// Whether the model predicts a variance, too.
+    pub(super) fn needs_variance(&self) -> bool {
+        self.evaluations().any(|evaluate| self.place(evaluate.result.variance).is_some())
+    }
+}
+
+/// Writes a [`Program`].
+#[derive(Debug)]
+pub(super) struct Builder {
+    prediction_type: PredictionType,
+    sigma_data: f64,
+    ops: Vec<Op>,
+    values: usize,
+    steps: Vec<(f64, usize)>,
+    /// Index and timestep of the first operation since the last step ended.
+    step_start: usize,
+}
+
+impl Builder {
+    /// An empty program for a model that predicts `prediction_type`, and the latents that it starts from.
+    pub(super) fn new(prediction_type: PredictionType, sigma_data: f64) -> (Self, Value) {
+        let builder = Self {
+            prediction_type,
+            sigma_data,
+            ops: Vec::new(),
+            values: 1,
+            steps: Vec::new(),
+            step_start: 0,
+        };
+        (builder, Value(0))
+    }
+
+    fn value(&mut self) -> Value {
+        self.values += 1;
+        Value(self.values - 1)
+    }
+
+    /// What the model says of `x`, which lies at `node`.
+    pub(super) fn evaluate(&mut self, x: Value, node: Node) -> Evaluated {
+        let result = Evaluated {
+            original: self.value(),
+            epsilon: self.value(),
+            unconditional: self.value(),
+            variance: self.value(),
+        };
+        let input_scale = self.prediction_type.input_scale(node.level, self.sigma_data);
+        self.ops.push(Op::Evaluate(Evaluate {
+            x,
+            input_scale,
+            timestep: node.timestep,
+            level: NoiseLevel {
+                alpha: node.level.alpha * input_scale,
+                sigma: node.level.sigma * input_scale,
+            },
+            conversion: self.prediction_type.conversion(node.level, self.sigma_data),
+            result,
+        }));
+        result
+    }
+
+    /// Σ coefficient · value. Terms of coefficient 0 are left out: they may stand for what was never computed.
+    pub(super) fn combine(&mut self, terms: &[(f64, Value)]) -> Value {
+        let result = self.value();
+        let terms = terms.iter().copied().filter(|(coefficient, _)| *coefficient != 0.0).collect();
+        self.ops.push(Op::Combine { terms, result });
+        result
+    }
+
+    /// Standard normal noise for the way from one noise-to-signal ratio to another. Drawn where it stands, in the
+    /// order of the program, even if its coefficient turns out to be 0.
+    pub(super) fn noise(&mut self, from: f64, to: f64) -> Value {
+        let result = self.value();
+        self.ops.push(Op::Noise { from, to, result });
+        result
+    }
+
+    /// Noise of the variance that the model has predicted: between two logarithms of a variance.
+    pub(super) fn learned_noise(&mut self, variance: Value, noise: Value, logs: [f64; 2]) -> Value {
+        let result = self.value();
+        let [log_min, log_max] = logs;
+        self.ops.push(Op::LearnedNoise { variance, noise, log_min, log_max, result });
+        result
+    }
+
+    /// Ends a step with its latents.
+    pub(super) fn end_step(&mut self, latents: Value) {
+        let first = self.ops[self.step_start..].iter().find_map(|op| match op {
+            Op::Evaluate(evaluate) => Some(evaluate.timestep),
+            _ => None,
+        });
+        self.ops.push(Op::EndStep { latents });
+        self.steps.push((first.unwrap_or(0.0), self.step_start));
+        self.step_start = self.ops.len();
+    }
+
+    /// Finds the place of every value: a place is free again once its value has been used for the last time.
+    pub(super) fn finish(self) -> Program {
+        // The operation with which each value's life ends; `None` = nobody uses it.
+        let mut end = vec![None; self.values];
+        let mut latents = Value(0);
+        for (i, op) in self.ops.iter().enumerate() {
+            for value in op.uses() {
+                end[value.0] = Some(i);
+            }
+            match op {
+                // Callers see the latents of one step until the next has ended.
+                Op::EndStep { latents: next } => {
+                    end[latents.0] = Some(i);
+                    latents = *next;
+                }
+                // Drawn even if unused, so that the stream moves on.
+                Op::Noise { result, .. } => end[result.0] = Some(i),
+                _ => {}
+            }
+        }
+        end[latents.0] = Some(self.ops.len());
+        let mut ending = vec![Vec::new(); self.ops.len() + 1];
+        for (value, end) in end.iter().enumerate() {
+            if let Some(end) = end {
+                ending[*end].push(value);
+            }
+        }
+
+        let mut places = vec![None; self.values];
+        places[0] = Some(0);
+        let (mut free, mut place_count) = (Vec::new(), 1);
+        for (op, ending) in self.ops.iter().zip(&ending) {
+            // Results first: none may lie where its own operation still reads.
+            for value in op.results().into_iter().filter(|value| end[value.0].is_some()) {
+                places[value.0] = Some(free.pop().unwrap_or_else(|| {
+                    place_count += 1;
+                    place_count - 1
+                }));
+            }
+            free.extend(ending.iter().filter_map(|value| places[*value]));
+        }
+        Program { ops: self.ops, places, place_count, steps: self.steps }
+    }
+}
+
+impl Op {
+    fn uses(&self) -> Vec<Value> {
+        match self {
+            Op::Evaluate(evaluate) => vec![evaluate.x],
+            Op::Combine { terms, .. } => terms.iter().map(|(_, value)| *value).collect(),
+            Op::Noise { .. } => Vec::new(),
+            Op::LearnedNoise { variance, noise, .. } => vec![*variance, *noise],
+            Op::EndStep { latents } => vec![*latents],
+        }
+    }
+
+    fn results(&self) -> Vec<Value> {
+        match self {
+            Op::Evaluate(Evaluate { result, .. }) => {
+                vec![result.original, result.epsilon, result.unconditional, result.variance]
+            }
+            Op::Combine { result, .. } | Op::Noise { result, .. } | Op::LearnedNoise { result, .. } => {
+                vec![*result]
+            }
+            Op::EndStep { .. } => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! DDIM: deterministic at η = 0, and anything up to DDPM's noise above it.
+
+use super::super::plan::Settings;
+use super::super::program::{Builder, Value};
+
+/// Song et al. 2020 (arXiv:2010.02502), equations 12 and 16. Same numbers as diffusers' `DDIMScheduler.step`.
+pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
+    let (grid, eta) = (settings.grid, settings.eta(0.0));
+    let end = grid.nodes[grid.len()];
+    for (from, next) in grid.steps() {
+        // Like diffusers, a step goes one stride down, which need not be the next node where strides are uneven.
+        let to = match grid.stride {
+            Some(stride) => (from.timestep as usize).checked_sub(stride).map_or(end, |t| grid.at_timestep(t)),
+            None => next,
+        };
+        let model = b.evaluate(x, from);
+        // The posterior's standard deviation, in any scale of x: σ'/σ·√(σ² − (α/α')²·σ'²)
+        let (sigma, ratio) = (from.sigma(), from.alpha() / to.alpha());
+        let variance = (to.sigma() / sigma).powi(2) * (sigma * sigma - (ratio * to.sigma()).powi(2));
+        let std_dev = eta * variance.max(0.0).sqrt();
+        // At η = 1 rounding can leave a hair below zero.
+        let direction = (to.sigma().powi(2) - std_dev * std_dev).max(0.0).sqrt();
+        let mut terms = vec![(to.alpha(), model.original), (direction, model.epsilon)];
+        if std_dev > 0.0 {
+            terms.push((std_dev * settings.options.s_noise, b.noise(sigma, to.sigma())));
+        }
+        x = b.combine(&terms);
+        b.end_step(x);
+    }
+}
