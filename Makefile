@@ -118,10 +118,10 @@ header:
 	@echo "== generating include/diffusion.h"
 	@$(CARGO) run --quiet --manifest-path tools/header/Cargo.toml --target-dir build/header-tool
 
-## bench: measure operations, a U-Net step and the VAE, and print the table
+## bench: measure operations, a U-Net step, the VAE and the samplers, and print the table
 bench:
 	@echo "== benchmarks (BENCH_MODEL=FOLDER adds a model of yours, BENCH_THREADS=N threads for operations)"
-	@$(CARGO) bench --bench ops --bench models
+	@$(CARGO) bench --bench ops --bench models --bench sampling
 	@python3 tools/bench_table.py
 
 ## install: put header, library and pkg-config file under DESTDIR PREFIX (default /usr/local)

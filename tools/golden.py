@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the fixtures under tests/golden/ from PyTorch, diffusers and transformers.
 
-    golden.py [part ...]        parts: models default variants sampling tokenizer (all of them when none is named)
+    golden.py [part ...]        the parts are those of PARTS below; all of them when none is named
 
 Run in a venv with the versions of tools/requirements.txt. Needs no network. Seeded: a second run on the same kind of
 machine writes the same bytes.
@@ -18,7 +18,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["DIFFUSERS_VERBOSITY"] = os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-PARTS = ("models", "default", "variants", "sampling", "tokenizer")
+PARTS = (
+    "models", "default", "variants", "sampling", "solvers_k", "solvers_dpm", "solvers_diffusers", "tokenizer",
+)
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden"
 
 

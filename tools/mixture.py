@@ -71,7 +71,8 @@ class Fixture:
         start: [IMAGES, VALUES] latents before the first step, in the sampler's coordinates (not unit noise).
         draws: the noise the sampler got, in the order it asked for it, [draws, IMAGES, VALUES].
         timesteps: what the model was told at each evaluation; sigmas: the noise-to-signal ratio there.
-        keys: anything else the test must know, such as config={…} of scheduler_config.json.
+        keys: anything else the test must know: config={…} of scheduler_config.json; unconditional=0.3, by how much the
+            data lie further up without the prompt.
         """
         case = {"sampler": sampler, "options": options, "prediction_types": prediction_types, **keys}
         case["start"] = self._array("start", start)

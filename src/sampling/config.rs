@@ -22,13 +22,18 @@ pub enum BetaSchedule {
     Trained(Vec<f64>),
 }
 
-/// The variance of the noise DDPM adds (diffusers `variance_type`; the learned ones are not supported).
+/// The variance of the noise DDPM adds (diffusers `variance_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VarianceType {
     /// The posterior variance β̃ₜ.
     FixedSmall,
     /// βₜ itself.
     FixedLarge,
+    /// What the model predicts, behind its prediction proper.
+    Learned,
+    /// Between the two fixed ones by what the model predicts: −1 is the small one, 1 the large (Nichol & Dhariwal
+    /// 2021, arXiv:2102.09672, equation 15).
+    LearnedRange,
 }
 
 /// The σ that a sampler working in σ ends at.
@@ -37,6 +42,22 @@ pub enum FinalSigmasType {
     Zero,
     /// The σ of the first training timestep.
     SigmaMin,
+}
+
+/// What the DPM solvers hold on to from step to step (diffusers `algorithm_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlgorithmType {
+    /// x₀: DPM-Solver++.
+    DataPrediction,
+    /// ε: DPM-Solver.
+    NoisePrediction,
+}
+
+/// How DPM-Solver's steps of second order weigh the difference of two predictions (diffusers `solver_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SolverType {
+    Midpoint,
+    Heun,
 }
 
 /// A model's noise schedule and how it wants to be sampled: diffusers' `scheduler_config.json`.
@@ -69,6 +90,11 @@ pub struct SchedulerConfig {
     pub sigma_schedule: Option<SigmaSchedule>,
     /// The order of the multistep solvers that have several, 1..=3.
     pub solver_order: usize,
+    pub algorithm_type: AlgorithmType,
+    pub solver_type: SolverType,
+    /// The orders of SA-Solver's predictor and corrector, 1..=4.
+    pub predictor_order: usize,
+    pub corrector_order: usize,
     /// Whether multistep solvers come down to order 1 in their last steps when there are fewer than 15.
     pub lower_order_final: bool,
     pub euler_at_final: bool,
@@ -137,11 +163,8 @@ fn class_defaults(class_name: &str) -> Option<ClassDefaults> {
 }
 
 /// Keys that change the maths in a way this library does not know, and the one value of theirs that it does.
-const SUPPORTED_ONLY: [(&str, Value); 3] = [
-    ("thresholding", Value::Bool(false)),
-    ("use_flow_sigmas", Value::Bool(false)),
-    ("use_dynamic_shifting", Value::Bool(false)),
-];
+const SUPPORTED_ONLY: [(&str, Value); 2] =
+    [("use_flow_sigmas", Value::Bool(false)), ("use_dynamic_shifting", Value::Bool(false))];
 
 /// The same for the grid of noise levels. A sampler that stands in for another brings its own grid, so these matter
 /// only to the classes that run as themselves.
@@ -201,9 +224,15 @@ impl SchedulerConfig {
             None => None,
             Some(_) => Some(keys.one_of("timestep_spacing", "", &SPACINGS)?),
         };
-        let clip = match keys.bool("clip_sample", defaults.clip_sample)? {
-            false => Clip::None,
-            true => Clip::Range(keys.number("clip_sample_range", 1.0)? as f32),
+        let clip = if keys.bool("thresholding", false)? {
+            Clip::Dynamic {
+                ratio: keys.number("dynamic_thresholding_ratio", 0.995)?,
+                max: keys.number("sample_max_value", 1.0)?,
+            }
+        } else if keys.bool("clip_sample", defaults.clip_sample)? {
+            Clip::Range(keys.number("clip_sample_range", 1.0)? as f32)
+        } else {
+            Clip::None
         };
         let config = Self {
             class_name: class_name.to_owned(),
@@ -236,6 +265,8 @@ impl SchedulerConfig {
                     ("fixed_small", VarianceType::FixedSmall),
                     ("fixed_small_log", VarianceType::FixedSmall),
                     ("fixed_large", VarianceType::FixedLarge),
+                    ("learned", VarianceType::Learned),
+                    ("learned_range", VarianceType::LearnedRange),
                 ],
             )?,
             final_sigmas_type: keys.one_of(
@@ -245,7 +276,34 @@ impl SchedulerConfig {
             )?,
             sigma_schedule: None,
             solver_order: keys.count("solver_order", 2)?,
-            lower_order_final: keys.bool("lower_order_final", true)?,
+            // diffusers' DPM classes read other solvers' types, too, and so do these.
+            algorithm_type: keys.one_of(
+                "algorithm_type",
+                "dpmsolver++",
+                &[
+                    ("dpmsolver++", AlgorithmType::DataPrediction),
+                    ("sde-dpmsolver++", AlgorithmType::DataPrediction),
+                    ("deis", AlgorithmType::DataPrediction),
+                    ("data_prediction", AlgorithmType::DataPrediction),
+                    ("dpmsolver", AlgorithmType::NoisePrediction),
+                    ("noise_prediction", AlgorithmType::NoisePrediction),
+                ],
+            )?,
+            solver_type: keys.one_of(
+                "solver_type",
+                "midpoint",
+                &[
+                    ("midpoint", SolverType::Midpoint),
+                    ("heun", SolverType::Heun),
+                    ("logrho", SolverType::Midpoint),
+                    ("bh1", SolverType::Midpoint),
+                    ("bh2", SolverType::Midpoint),
+                ],
+            )?,
+            lower_order_final: keys
+                .bool("lower_order_final", class_name != "DPMSolverSinglestepScheduler")?,
+            predictor_order: keys.count("predictor_order", 2)?,
+            corrector_order: keys.count("corrector_order", 2)?,
             euler_at_final: keys.bool("euler_at_final", false)?,
             skip_prk_steps: keys.bool("skip_prk_steps", false)?,
             original_inference_steps: keys.count("original_inference_steps", 50)?,
@@ -291,10 +349,26 @@ impl SchedulerConfig {
             }
             BetaSchedule::SquaredcosCapV2 => {}
         }
-        if let Clip::Range(range) = self.clip
-            && range <= 0.0
-        {
-            bail!(Format, "clip_sample_range is {range}, not above 0");
+        match self.clip {
+            Clip::Range(range) if range <= 0.0 => {
+                bail!(Format, "clip_sample_range is {range}, not above 0");
+            }
+            Clip::Dynamic { ratio, .. } if !(0.0..=1.0).contains(&ratio) => {
+                bail!(Format, "dynamic_thresholding_ratio is {ratio}, not in 0..=1");
+            }
+            Clip::Dynamic { max, .. } if max <= 0.0 => {
+                bail!(Format, "sample_max_value is {max}, not above 0");
+            }
+            _ => {}
+        }
+        for (key, order, most) in [
+            ("solver_order", self.solver_order, 3),
+            ("predictor_order", self.predictor_order, 4),
+            ("corrector_order", self.corrector_order, 4),
+        ] {
+            if order == 0 || order > most {
+                bail!(Format, "{key} is {order}, not in 1..={most}");
+            }
         }
         Ok(())
     }
@@ -397,6 +471,10 @@ mod tests {
             final_sigmas_type: FinalSigmasType::Zero,
             sigma_schedule: None,
             solver_order: 2,
+            algorithm_type: AlgorithmType::DataPrediction,
+            solver_type: SolverType::Midpoint,
+            predictor_order: 2,
+            corrector_order: 2,
             lower_order_final: true,
             euler_at_final: false,
             skip_prk_steps: false,
@@ -457,7 +535,7 @@ mod tests {
 
     #[test]
     fn unknown_settings_are_unsupported() {
-        for key in ["thresholding", "use_karras_sigmas", "use_beta_sigmas", "use_flow_sigmas"] {
+        for key in ["use_karras_sigmas", "use_beta_sigmas", "use_flow_sigmas"] {
             fails(&format!(r#", "{key}": true"#), Status::Unsupported, &[key, "true"]);
             assert!(parse("DDIMScheduler", &format!(r#", "{key}": false"#)).is_ok());
         }
@@ -465,7 +543,7 @@ mod tests {
             ("beta_schedule", "sigmoid"),
             ("prediction_type", "score"),
             ("timestep_spacing", "random"),
-            ("variance_type", "learned_range"),
+            ("variance_type", "fixed_large_log"),
             ("final_sigmas_type", "one"),
             ("interpolation_type", "log_linear"),
             ("timestep_type", "continuous"),
@@ -504,6 +582,8 @@ mod tests {
             ("steps_offset", "1000"),
             ("clip_sample", "1"),
             ("clip_sample_range", "0"),
+            ("solver_order", "0"),
+            ("predictor_order", "5"),
             ("set_alpha_to_one", "\"no\""),
             ("beta_schedule", "3"),
         ] {
@@ -517,6 +597,15 @@ mod tests {
         );
         for json in ["", "{", "[]", "{}", "{\"_class_name\": 3}"] {
             assert_eq!(SchedulerConfig::parse(json).unwrap_err().status(), Status::Format, "{json}");
+        }
+    }
+
+    #[test]
+    fn dynamic_thresholding_is_read_and_checked() {
+        let keys = r#", "thresholding": true, "sample_max_value": 1.5"#;
+        assert_eq!(parse("DDIMScheduler", keys).unwrap().clip, Clip::Dynamic { ratio: 0.995, max: 1.5 });
+        for (key, value) in [("dynamic_thresholding_ratio", "1.1"), ("sample_max_value", "0")] {
+            fails(&format!(r#", "thresholding": true, "{key}": {value}"#), Status::Format, &[key]);
         }
     }
 

@@ -4,7 +4,7 @@ use super::config::FinalSigmasType;
 use super::levels::Levels;
 use super::parameterization::NoiseLevel;
 use super::sampler::Coordinates;
-use super::timesteps::{Spread, timesteps};
+use super::timesteps::{Spread, lcm_timesteps, timesteps};
 use super::{Options, PredictionType, Profile, Sampler, SchedulerConfig, TimestepSpacing, sigmas};
 use crate::util::error::{Result, bail};
 
@@ -114,7 +114,14 @@ impl Grid {
     fn spaced(&mut self, config: &SchedulerConfig, options: &Options, sampler: Sampler) -> Result<Vec<Node>> {
         let spread = sampler.spread();
         let spacing = sampler.spacing(config, options);
-        let timesteps = timesteps(config, spread, spacing, options.steps)?;
+        let distilled = matches!(sampler, Sampler::Lcm | Sampler::Tcd)
+            && options.profile == Profile::Diffusers
+            && options.spacing.is_none()
+            && matches!(self.levels, Levels::Discrete { .. });
+        let timesteps = match distilled {
+            true => lcm_timesteps(config, options.steps)?,
+            false => timesteps(config, spread, spacing, options.steps)?,
+        };
         let exact = spread == Spread::Whole && self.coordinates == Coordinates::Model;
         if exact {
             self.stride = Some(config.num_train_timesteps / options.steps);
@@ -172,10 +179,10 @@ impl Grid {
     /// Where the last step of a spaced schedule ends.
     fn end(&self, config: &SchedulerConfig, sampler: Sampler) -> Node {
         let sigma_min = match sampler {
-            Sampler::Ddim | Sampler::Pndm | Sampler::Plms | Sampler::Lcm | Sampler::Tcd => {
-                !config.set_alpha_to_one
-            }
-            Sampler::Ddpm => false,
+            Sampler::Ddim | Sampler::Pndm | Sampler::Plms => !config.set_alpha_to_one,
+            Sampler::Ddpm | Sampler::Lcm => false,
+            // diffusers' classes know no other end.
+            Sampler::Tcd | Sampler::Deis | Sampler::SaSolver => true,
             _ => config.final_sigmas_type == FinalSigmasType::SigmaMin,
         };
         match sigma_min {

@@ -12,7 +12,7 @@ use crate::testing::{Golden, golden_json, relative_l2};
 use crate::util::error::Result;
 
 /// Weight, mean and standard deviation of each Gaussian.
-const GAUSSIANS: [[f64; 3]; 3] = [[0.3, -1.2, 0.3], [0.5, 0.4, 0.2], [0.2, 1.5, 0.4]];
+pub(super) const GAUSSIANS: [[f64; 3]; 3] = [[0.3, -1.2, 0.3], [0.5, 0.4, 0.2], [0.2, 1.5, 0.4]];
 /// Images of a fixture's batch.
 const IMAGES: usize = 2;
 
@@ -30,8 +30,19 @@ pub(super) fn denoised(x: f64, NoiseLevel { alpha, sigma }: NoiseLevel) -> f64 {
 
 /// The answer of a perfect model of that type to its own input x.
 pub(super) fn prediction(prediction_type: PredictionType, x: f64, level: NoiseLevel, sigma_data: f64) -> f64 {
+    shifted_prediction(prediction_type, x, level, sigma_data, 0.0)
+}
+
+/// The same for data that lie `shift` further up.
+fn shifted_prediction(
+    prediction_type: PredictionType,
+    x: f64,
+    level: NoiseLevel,
+    sigma_data: f64,
+    shift: f64,
+) -> f64 {
     let NoiseLevel { alpha, sigma } = level;
-    let x0 = denoised(x, level);
+    let x0 = denoised(x - alpha * shift, level) + shift;
     let epsilon = (x - alpha * x0) / sigma;
     match prediction_type {
         PredictionType::Epsilon => epsilon,
@@ -56,8 +67,16 @@ pub(super) fn perfect(
     move |evaluation, out, _| {
         let level = NoiseLevel { alpha: evaluation.alpha, sigma: evaluation.sigma };
         asked.push((f64::from(evaluation.timestep), level.ratio()));
-        for (out, x) in out.iter_mut().zip(evaluation.input) {
-            *out = prediction(prediction_type, f64::from(*x), level, sigma_data) as f32;
+        // The second half of what a model of learned variance answers for an image is the variance.
+        let (image, factor) = (evaluation.input.len().div_ceil(IMAGES), out.len() / evaluation.input.len());
+        for (out, input) in out.chunks_mut(image * factor).zip(evaluation.input.chunks(image)) {
+            let (predictions, variances) = out.split_at_mut(input.len());
+            for (out, x) in predictions.iter_mut().zip(input) {
+                *out = prediction(prediction_type, f64::from(*x), level, sigma_data) as f32;
+            }
+            for (out, x) in variances.iter_mut().zip(input) {
+                *out = (0.5 + 0.4 * (3.0 * f64::from(*x) / level.alpha.hypot(level.sigma)).sin()) as f32;
+            }
         }
         Ok(())
     }
@@ -71,6 +90,23 @@ impl NoiseSource for Injected {
         let next =
             self.0.lock().unwrap().pop_front().expect("the sampler draws more noise than the fixture has");
         out.copy_from_slice(&next);
+    }
+}
+
+/// [`perfect`], and without the prompt the data lie `shift` further up.
+pub(super) fn guided(
+    config: &SchedulerConfig,
+    asked: &mut Vec<(f64, f64)>,
+    shift: f64,
+) -> impl FnMut(Evaluation<'_>, &mut [f32], &mut [f32]) -> Result<()> {
+    let (prediction_type, sigma_data) = (config.prediction_type, config.sigma_data);
+    let mut conditional = perfect(config, asked);
+    move |evaluation, out, unconditional| {
+        let level = NoiseLevel { alpha: evaluation.alpha, sigma: evaluation.sigma };
+        for (out, x) in unconditional.iter_mut().zip(evaluation.input) {
+            *out = shifted_prediction(prediction_type, f64::from(*x), level, sigma_data, shift) as f32;
+        }
+        conditional(evaluation, out, &mut [])
     }
 }
 
@@ -147,7 +183,8 @@ pub(super) fn equals_golden(name: &str) {
             let draws = Arc::new(Mutex::new(draws));
             let mut run = Run::new(Arc::new(plan), start, IMAGES, Box::new(Injected(draws.clone()))).unwrap();
             let mut asked = Vec::new();
-            let mut denoise = perfect(&config, &mut asked);
+            let shift = case["unconditional"].as_f64().unwrap_or(0.0);
+            let mut denoise = guided(&config, &mut asked, shift);
             while !run.is_done() {
                 run.step(&mut denoise).unwrap_or_else(|e| panic!("{e}: {what}"));
             }

@@ -14,12 +14,15 @@
 mod cephes;
 pub mod clip;
 pub mod config;
+#[cfg(test)]
+mod convergence;
 mod grid;
 pub mod guidance;
 mod levels;
 #[cfg(test)]
 mod mixture;
 pub mod noise;
+mod normal;
 pub mod parameterization;
 mod plan;
 mod program;

@@ -6,6 +6,7 @@
 use std::f32::consts::TAU as TAU_F32;
 use std::f64::consts::TAU;
 
+use super::normal::box_muller_curand;
 use super::{Noise, cephes};
 
 /// An endless stream of standard normal values. Draws continue where the last one ended, like a `torch.Generator`.
@@ -65,36 +66,37 @@ struct Philox {
 
 impl Philox {
     fn normal(&mut self, out: &mut [f32]) {
-        for (i, value) in out.iter_mut().enumerate() {
-            let [x, y, _, _] = philox_4x32_10([self.calls, 0, i as u32, 0], self.seed);
-            *value = box_muller_curand(x, y);
+        for (block, out) in out.chunks_mut(PHILOX_BLOCK).enumerate() {
+            let index: [u32; PHILOX_BLOCK] = std::array::from_fn(|i| (block * PHILOX_BLOCK + i) as u32);
+            let [first, second, ..] = philox_4x32_10(
+                [[self.calls; PHILOX_BLOCK], [0; PHILOX_BLOCK], index, [0; PHILOX_BLOCK]],
+                self.seed,
+            );
+            box_muller_curand(&first, &second, out);
         }
         self.calls = self.calls.wrapping_add(1);
     }
 }
 
-fn philox_4x32_10(mut counter: [u32; 4], seed: u64) -> [u32; 4] {
+/// Counters that are worked on together; compilers make vectors of them.
+const PHILOX_BLOCK: usize = 64;
+
+/// The four words of each of `N` counters, word by word.
+fn philox_4x32_10<const N: usize>(mut counter: [[u32; N]; 4], seed: u64) -> [[u32; N]; 4] {
     let mut key = [seed as u32, (seed >> 32) as u32];
     for _ in 0..10 {
-        let product_0 = u64::from(counter[0]) * 0xD251_1F53;
-        let product_2 = u64::from(counter[2]) * 0xCD9E_8D57;
-        counter = [
-            (product_2 >> 32) as u32 ^ counter[1] ^ key[0],
-            product_2 as u32,
-            (product_0 >> 32) as u32 ^ counter[3] ^ key[1],
-            product_0 as u32,
-        ];
+        let [c0, c1, c2, c3] = &mut counter;
+        for (((c0, c1), c2), c3) in c0.iter_mut().zip(c1).zip(c2).zip(c3) {
+            let product_0 = u64::from(*c0) * 0xD251_1F53;
+            let product_2 = u64::from(*c2) * 0xCD9E_8D57;
+            *c0 = (product_2 >> 32) as u32 ^ *c1 ^ key[0];
+            *c1 = product_2 as u32;
+            *c2 = (product_0 >> 32) as u32 ^ *c3 ^ key[1];
+            *c3 = product_0 as u32;
+        }
         key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
     }
     counter
-}
-
-/// The first of cuRAND's two Box-Muller values (`_curand_box_muller`), in `f64` and rounded once: cuRAND's own `f32`
-/// calculation, with its approximate sine, scatters around this by a few 10⁻⁷.
-fn box_muller_curand(x: u32, y: u32) -> f32 {
-    let uniform = |word: u32| (f64::from(word) + 0.5) * (1.0 / 4_294_967_296.0);
-    let radius = (-2.0 * libm::log(uniform(x))).sqrt();
-    (radius * libm::sin(TAU * uniform(y))) as f32
 }
 
 /// How many words MT19937 keeps, and how far apart those are that it mixes.
@@ -243,6 +245,8 @@ mod tests {
     /// The known answers of Random123 (`kat_vectors`).
     #[test]
     fn philox_words_equal_the_reference() {
+        let philox_4x32_10 =
+            |counter: [u32; 4], seed| philox_4x32_10(counter.map(|word| [word]), seed).map(|[word]| word);
         assert_eq!(philox_4x32_10([0; 4], 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(philox_4x32_10([!0; 4], !0), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         let pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];

@@ -1,6 +1,7 @@
 //! One request's way from noise to latents: a schedule, a parameterization and a sampler put together.
 
 use super::clip::Clip;
+use super::config::VarianceType;
 use super::grid::Grid;
 use super::noise::{NoiseSource, NoiseStream};
 use super::parameterization::NoiseLevel;
@@ -73,6 +74,9 @@ impl Options {
         if self.s_tmax.is_nan() || self.s_tmax < self.s_tmin {
             bail!(InvalidArgument, "s_tmax {} is not at least s_tmin {}", self.s_tmax, self.s_tmin);
         }
+        if let Some(clip) = self.clip {
+            clip.check()?;
+        }
         Ok(())
     }
 }
@@ -83,6 +87,7 @@ pub(super) struct Settings<'a> {
     pub(super) options: &'a Options,
     pub(super) grid: &'a Grid,
     pub(super) sampler: Sampler,
+    pub(super) clip: Clip,
 }
 
 impl Settings<'_> {
@@ -97,11 +102,12 @@ impl Settings<'_> {
 pub struct Plan {
     sampler: Sampler,
     program: Program,
-    /// Where each step starts and the last one ends, in the sampler's coordinates.
+    /// Where the first step starts and where each ends, in the sampler's coordinates.
     levels: Vec<NoiseLevel>,
     timesteps: Vec<f32>,
     init_noise_sigma: f64,
     clip: Clip,
+    prediction_values: usize,
 }
 
 impl Plan {
@@ -126,15 +132,22 @@ impl Plan {
             );
         }
         let (mut builder, latents) = Builder::new(config.prediction_type, config.sigma_data);
-        solvers::write(&mut builder, latents, &Settings { config, options, grid: &grid, sampler })?;
+        let clip = options.clip.unwrap_or(sampler.clip(config));
+        solvers::write(&mut builder, latents, &Settings { config, options, grid: &grid, sampler, clip });
         let program = builder.finish();
+        let nodes = grid.nodes.iter().skip(1).map(|node| Some(node.level)).chain(std::iter::repeat(None));
+        let ends = program.reached().zip(nodes).filter_map(|(reached, node)| reached.or(node));
         Ok(Self {
             sampler,
             timesteps: program.timesteps().collect(),
+            levels: std::iter::once(first.level).chain(ends).collect(),
             program,
-            levels: grid.nodes.iter().map(|node| node.level).collect(),
             init_noise_sigma: grid.init_noise_sigma,
-            clip: options.clip.unwrap_or(sampler.clip(config)),
+            clip,
+            prediction_values: match config.variance_type {
+                VarianceType::Learned | VarianceType::LearnedRange => 2,
+                VarianceType::FixedSmall | VarianceType::FixedLarge => 1,
+            },
         })
     }
 
@@ -175,9 +188,10 @@ impl Plan {
         self.program.needs_unconditional()
     }
 
-    /// Values of a prediction for each of the latents: 2 for a model that predicts its variance, else 1.
+    /// Values of a prediction for each of the latents: 2 for a model that predicts its variance, whether or not the
+    /// sampler uses it, else 1.
     pub fn prediction_values(&self) -> usize {
-        if self.program.needs_variance() { 2 } else { 1 }
+        self.prediction_values
     }
 
     /// Where the sampler's fresh noise comes from: each image's goes on from the stream that drew its first noise.

@@ -33,8 +33,9 @@ pub(super) enum Op {
     Combine { terms: Vec<(f64, Value)>, result: Value },
     /// `result` = standard normal noise for the way between two noise-to-signal ratios.
     Noise { from: f64, to: f64, result: Value },
-    /// `result` = exp(½·(v·log_max + (1 − v)·log_min))·noise with v = (variance + 1)/2.
-    LearnedNoise { variance: Value, noise: Value, log_min: f64, log_max: f64, result: Value },
+    /// `result` = √variance·noise, or with the logarithms of a range exp(½·(v·log_max + (1 − v)·log_min))·noise with
+    /// v = (variance + 1)/2.
+    LearnedNoise { variance: Value, noise: Value, range: Option<[f64; 2]>, result: Value },
     /// A step ends at `latents`.
     EndStep { latents: Value },
 }
@@ -58,8 +59,16 @@ pub(super) struct Program {
     places: Vec<Option<usize>>,
     /// How many vectors are alive at once, at the most.
     place_count: usize,
-    /// Timestep and index of each step's first operation.
-    steps: Vec<(f64, usize)>,
+    steps: Vec<Step>,
+}
+
+/// What is known of a step beforehand.
+#[derive(Debug)]
+struct Step {
+    /// Of its first evaluation.
+    timestep: f64,
+    /// The latents' mix at its end; `None` = that of the grid's next node.
+    reached: Option<NoiseLevel>,
 }
 
 impl Program {
@@ -87,7 +96,12 @@ impl Program {
 
     /// The timestep of each step's first evaluation.
     pub(super) fn timesteps(&self) -> impl Iterator<Item = f32> {
-        self.steps.iter().map(|(timestep, _)| *timestep as f32)
+        self.steps.iter().map(|step| step.timestep as f32)
+    }
+
+    /// Where each step's latents are, if not at the grid's next node.
+    pub(super) fn reached(&self) -> impl Iterator<Item = Option<NoiseLevel>> {
+        self.steps.iter().map(|step| step.reached)
     }
 
     fn evaluations(&self) -> impl Iterator<Item = &Evaluate> {
@@ -106,11 +120,6 @@ impl Program {
     pub(super) fn needs_unconditional(&self) -> bool {
         self.evaluations().any(|evaluate| self.place(evaluate.result.unconditional).is_some())
     }
-
-    /// Whether the model predicts a variance, too.
-    pub(super) fn needs_variance(&self) -> bool {
-        self.evaluations().any(|evaluate| self.place(evaluate.result.variance).is_some())
-    }
 }
 
 /// Writes a [`Program`].
@@ -120,8 +129,8 @@ pub(super) struct Builder {
     sigma_data: f64,
     ops: Vec<Op>,
     values: usize,
-    steps: Vec<(f64, usize)>,
-    /// Index and timestep of the first operation since the last step ended.
+    steps: Vec<Step>,
+    /// Index of the first operation since the last step ended.
     step_start: usize,
 }
 
@@ -183,22 +192,30 @@ impl Builder {
         result
     }
 
-    /// Noise of the variance that the model has predicted: between two logarithms of a variance.
-    pub(super) fn learned_noise(&mut self, variance: Value, noise: Value, logs: [f64; 2]) -> Value {
+    /// Noise of the variance that the model has predicted, or of one between two logarithms of a variance.
+    pub(super) fn learned_noise(&mut self, variance: Value, noise: Value, range: Option<[f64; 2]>) -> Value {
         let result = self.value();
-        let [log_min, log_max] = logs;
-        self.ops.push(Op::LearnedNoise { variance, noise, log_min, log_max, result });
+        self.ops.push(Op::LearnedNoise { variance, noise, range, result });
         result
     }
 
-    /// Ends a step with its latents.
+    /// Ends a step with its latents, at the grid's next node.
     pub(super) fn end_step(&mut self, latents: Value) {
+        self.push_step(latents, None);
+    }
+
+    /// Ends a step with its latents, at a node that the grid does not have in its place.
+    pub(super) fn end_step_at(&mut self, latents: Value, node: Node) {
+        self.push_step(latents, Some(node.level));
+    }
+
+    fn push_step(&mut self, latents: Value, reached: Option<NoiseLevel>) {
         let first = self.ops[self.step_start..].iter().find_map(|op| match op {
             Op::Evaluate(evaluate) => Some(evaluate.timestep),
             _ => None,
         });
         self.ops.push(Op::EndStep { latents });
-        self.steps.push((first.unwrap_or(0.0), self.step_start));
+        self.steps.push(Step { timestep: first.unwrap_or(0.0), reached });
         self.step_start = self.ops.len();
     }
 
@@ -268,5 +285,92 @@ impl Op {
             }
             Op::EndStep { .. } => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn node(timestep: f64) -> Node {
+        Node { timestep, level: NoiseLevel { alpha: 1.0, sigma: timestep + 0.5 } }
+    }
+
+    /// Follows what lies in each place through the whole program: nobody may read a place that holds something else.
+    fn check(program: &Program) {
+        let mut held = vec![None; program.place_count()];
+        held[program.place(program.start()).unwrap()] = Some(program.start());
+        let mut latents = program.start();
+        for op in program.ops() {
+            for value in op.uses().into_iter().chain([latents]) {
+                assert_eq!(held[program.place(value).unwrap()], Some(value), "{op:?}");
+            }
+            for value in op.results() {
+                if let Some(place) = program.place(value) {
+                    assert!(op.uses().iter().all(|used| program.place(*used) != Some(place)), "{op:?}");
+                    held[place] = Some(value);
+                }
+            }
+            if let Op::EndStep { latents: next } = op {
+                latents = *next;
+            }
+        }
+        assert_eq!(held[program.place(latents).unwrap()], Some(latents));
+    }
+
+    #[test]
+    fn no_value_is_overwritten_while_it_is_needed() {
+        // Programs of any shape, from a small generator of numbers.
+        let mut state = 1u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        for _ in 0..200 {
+            let (mut b, x) = Builder::new(PredictionType::Epsilon, 1.0);
+            let mut known = vec![x];
+            for step in 0..1 + random(8) {
+                for _ in 0..1 + random(3) {
+                    let evaluated = b.evaluate(known[random(known.len())], node(step as f64));
+                    known.extend([evaluated.original, evaluated.epsilon]);
+                    if random(2) == 0 {
+                        known.push(b.noise(1.0, 0.5));
+                    }
+                    let terms: Vec<_> =
+                        (0..1 + random(5)).map(|_| (1.0, known[random(known.len())])).collect();
+                    known.push(b.combine(&terms));
+                }
+                b.end_step(known[random(known.len())]);
+            }
+            check(&b.finish());
+        }
+    }
+
+    #[test]
+    fn a_one_step_method_needs_no_more_room_the_longer_it_runs() {
+        let places = |steps: usize| {
+            let (mut b, mut x) = Builder::new(PredictionType::Epsilon, 1.0);
+            for step in (0..steps).rev() {
+                let model = b.evaluate(x, node(step as f64));
+                x = b.combine(&[(1.0, model.original), (0.5, model.epsilon)]);
+                b.end_step(x);
+            }
+            b.finish().place_count()
+        };
+        assert_eq!((places(2), places(500)), (4, 4));
+    }
+
+    #[test]
+    fn what_nobody_uses_is_not_computed_but_drawn() {
+        let (mut b, x) = Builder::new(PredictionType::Epsilon, 1.0);
+        let model = b.evaluate(x, node(1.0));
+        let (unused, drawn) = (b.combine(&[(1.0, model.original)]), b.noise(1.0, 0.0));
+        b.end_step(model.original);
+        let program = b.finish();
+        assert_eq!(program.place(unused), None);
+        assert_eq!(program.place(model.epsilon), None);
+        assert!(program.place(drawn).is_some());
+        assert!(!program.needs_unconditional());
     }
 }

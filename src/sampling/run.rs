@@ -237,15 +237,22 @@ impl Run {
                         self.noise.draw(*from, *to, self.images, &mut self.places[place]);
                     }
                 }
-                Op::LearnedNoise { variance, noise, log_min, log_max, result } => {
+                Op::LearnedNoise { variance, noise, range, result } => {
                     let places = [*variance, *noise, *result].map(|value| program.place(value));
                     if let [Some(variance), Some(noise), Some(result)] = places {
                         let mut out = std::mem::take(&mut self.places[result]);
                         let inputs = self.places[variance].iter().zip(&self.places[noise]);
                         for (out, (v, noise)) in out.iter_mut().zip(inputs) {
-                            let fraction = (f64::from(*v) + 1.0) / 2.0;
-                            let log_variance = fraction * log_max + (1.0 - fraction) * log_min;
-                            *out = (libm::exp(0.5 * log_variance) * f64::from(*noise)) as f32;
+                            let v = f64::from(*v);
+                            let std_dev = match range {
+                                // Nothing keeps a model from predicting a little less than none.
+                                None => v.max(0.0).sqrt(),
+                                Some([log_min, log_max]) => {
+                                    let fraction = (v + 1.0) / 2.0;
+                                    libm::exp(0.5 * (fraction * log_max + (1.0 - fraction) * log_min))
+                                }
+                            };
+                            *out = (std_dev * f64::from(*noise)) as f32;
                         }
                         self.places[result] = out;
                     }

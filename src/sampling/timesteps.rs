@@ -64,6 +64,28 @@ pub(super) fn timesteps(
     }
 }
 
+/// The timesteps of a model distilled by consistency: evenly chosen, as far as they go, from those of the
+/// `original_inference_steps` that it was distilled with, noisiest first, as `LCMScheduler.set_timesteps`.
+///
+/// Fails with `InvalidArgument` when there are not that many.
+pub(super) fn lcm_timesteps(config: &SchedulerConfig, steps: usize) -> Result<Vec<f64>> {
+    let (train_steps, original) = (config.num_train_timesteps, config.original_inference_steps);
+    if original == 0 || original > train_steps {
+        bail!(
+            Format,
+            "original_inference_steps {original} is not in 1..={train_steps}, the training timesteps"
+        );
+    }
+    if steps == 0 || steps > original {
+        bail!(
+            InvalidArgument,
+            "steps {steps} is not in 1..={original}, the model's original_inference_steps"
+        );
+    }
+    let (stride, every) = (train_steps / original, original as f64 / steps as f64);
+    Ok((0..steps).map(|i| ((original - (i as f64 * every) as usize) * stride - 1) as f64).collect())
+}
+
 /// numpy's `linspace(0, last, count)`, from its end.
 fn linspace(last: f64, count: usize) -> impl Iterator<Item = f64> {
     let stride = if count > 1 { last / (count - 1) as f64 } else { 0.0 };

@@ -21,10 +21,20 @@ pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
         // At η = 1 rounding can leave a hair below zero.
         let direction = (to.sigma().powi(2) - std_dev * std_dev).max(0.0).sqrt();
         let mut terms = vec![(to.alpha(), model.original), (direction, model.epsilon)];
-        if std_dev > 0.0 {
-            terms.push((std_dev * settings.options.s_noise, b.noise(sigma, to.sigma())));
+        if eta > 0.0 {
+            terms.push((std_dev * settings.options.s_noise, b.noise(from.level.ratio(), to.level.ratio())));
         }
         x = b.combine(&terms);
         b.end_step(x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::mixture::equals_golden;
+
+    #[test]
+    fn trajectories_equal_diffusers() {
+        equals_golden("ddim");
     }
 }

@@ -1,0 +1,266 @@
+//! DPM-Solver++: the probability-flow ODE with its linear part solved exactly, over λ = ln(α/σ).
+
+use super::super::Profile;
+use super::super::config::{AlgorithmType, SolverType};
+use super::super::grid::{Grid, Node};
+use super::super::levels::Levels;
+use super::super::plan::Settings;
+use super::super::program::{Builder, Value};
+use super::super::sampler::Sampler;
+
+pub(super) fn write(b: &mut Builder, x: Value, settings: &Settings<'_>) {
+    match settings.sampler {
+        Sampler::Dpmpp2sAncestral => two_s_ancestral(b, x, settings),
+        _ => two_m(b, x, settings),
+    }
+}
+
+/// DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2). Same numbers as diffusers'
+/// `DPMSolverMultistepScheduler`, whose `solver_order`, `solver_type` and `algorithm_type` of "dpmsolver" the config may
+/// set; the other profiles' are those of k-diffusion's `sample_dpmpp_2m`.
+fn two_m(b: &mut Builder, x: Value, settings: &Settings<'_>) {
+    let config = settings.config;
+    let multistep = match settings.options.profile {
+        Profile::Diffusers => Multistep {
+            order: config.solver_order.clamp(1, 3),
+            eta: 0.0,
+            solver_type: config.solver_type,
+            algorithm_type: config.algorithm_type,
+            lowers_order: true,
+        },
+        Profile::A1111 | Profile::ComfyUi => Multistep::k_diffusion(2, 0.0, SolverType::Midpoint),
+    };
+    multistep.write(b, x, settings);
+}
+
+/// The multistep solvers of one family: DPM-Solver++ over the ODE (η = 0) and over the SDE of that much noise.
+pub(super) struct Multistep {
+    /// 1..=3.
+    pub(super) order: usize,
+    pub(super) eta: f64,
+    /// How steps of order 2 weigh the difference of two predictions.
+    pub(super) solver_type: SolverType,
+    pub(super) algorithm_type: AlgorithmType,
+    /// Whether the last steps are of lower order where diffusers' config says so.
+    pub(super) lowers_order: bool,
+}
+
+impl Multistep {
+    pub(super) fn k_diffusion(order: usize, eta: f64, solver_type: SolverType) -> Self {
+        let algorithm_type = AlgorithmType::DataPrediction;
+        Self { order, eta, solver_type, algorithm_type, lowers_order: false }
+    }
+
+    pub(super) fn write(&self, b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
+        let grid = settings.grid;
+        // λ and the prediction of the steps before, the latest last.
+        let mut past: Vec<(f64, Value)> = Vec::new();
+        for (step, (from, to)) in grid.steps().enumerate() {
+            let model = b.evaluate(x, from);
+            let prediction = match self.algorithm_type {
+                AlgorithmType::DataPrediction => model.original,
+                AlgorithmType::NoisePrediction => model.epsilon,
+            };
+            let order = self.order_of(step, to, settings).min(past.len() + 1);
+            let mut terms = if order == 1 && self.algorithm_type == AlgorithmType::NoisePrediction {
+                // The same as below, and finite where α or σ' is 0.
+                vec![(to.alpha(), model.original), (to.sigma(), model.epsilon)]
+            } else {
+                let integrator = Integrator::new(from, to, self.eta, self.algorithm_type);
+                integrator.multistep(x, prediction, &past[past.len() + 1 - order..], self.solver_type)
+            };
+            let std_dev = to.sigma() * (1.0 - decay(from, to, 2.0 * self.eta)).sqrt();
+            if std_dev > 0.0 {
+                let noise = b.noise(from.level.ratio(), to.level.ratio());
+                terms.push((std_dev * settings.options.s_noise, noise));
+            }
+            x = b.combine(&terms);
+            b.end_step(x);
+            past.push((from.lambda(), prediction));
+        }
+    }
+
+    /// The order of a step that has as many predictions before it as it wants.
+    fn order_of(&self, step: usize, to: Node, settings: &Settings<'_>) -> usize {
+        let (config, grid) = (settings.config, settings.grid);
+        let few = self.lowers_order && config.lower_order_final && grid.total_steps < 15;
+        let euler_at_final = self.lowers_order && config.euler_at_final;
+        match grid.len() - 1 - step {
+            // λ is infinite where no noise is left.
+            _ if to.sigma() == 0.0 => 1,
+            0 if few || euler_at_final => 1,
+            1 if few => self.order.min(2),
+            _ => self.order,
+        }
+    }
+}
+
+/// exp(−power·h), h = λ' − λ. Unlike h it is finite from no signal (α = 0) and to no noise (σ' = 0).
+fn decay(from: Node, to: Node, power: f64) -> f64 {
+    libm::pow(to.level.ratio() / from.level.ratio(), power)
+}
+
+/// One step of the exponential integrator over λ (Lu et al. 2022, arXiv:2211.01095, equation 14, and equation 19 of
+/// its appendix for the SDE of noise η): x' = `carry`·x + `scale`·Σ `weights[k]`·D⁽ᵏ⁾, where D⁽ᵏ⁾ is hᵏ times the k-th
+/// derivative of the prediction by λ.
+pub(super) struct Integrator {
+    carry: f64,
+    scale: f64,
+    /// ∫ exp(z − H)·(z/H)ᵏ/k! dz over 0..H with H = h·(1 + η); by parts from one to the next.
+    weights: [f64; 3],
+    lambda: f64,
+    /// λ' − λ.
+    h: f64,
+}
+
+impl Integrator {
+    pub(super) fn new(from: Node, to: Node, eta: f64, algorithm_type: AlgorithmType) -> Self {
+        let h = to.lambda() - from.lambda();
+        // The noise form (arXiv:2206.00927, equation 3.7) is the data form with signal and noise exchanged.
+        let (carry, scale, big_h) = match algorithm_type {
+            AlgorithmType::DataPrediction => {
+                (to.sigma() / from.sigma() * decay(from, to, eta), to.alpha(), h * (1.0 + eta))
+            }
+            AlgorithmType::NoisePrediction => (to.alpha() / from.alpha(), to.sigma(), -h),
+        };
+        let first = -libm::expm1(-big_h);
+        let second = 1.0 - first / big_h;
+        let third = 0.5 - second / big_h;
+        Self { carry, scale, weights: [first, second, third], lambda: from.lambda(), h }
+    }
+
+    /// The step's sum, from the newest prediction and up to two of those before it, the latest last.
+    fn multistep(
+        &self,
+        x: Value,
+        newest: Value,
+        past: &[(f64, Value)],
+        solver_type: SolverType,
+    ) -> Vec<(f64, Value)> {
+        let [first, second, third] = self.weights;
+        let mut sum = vec![(self.carry, x)];
+        match *past {
+            [(lambda_1, m1)] => {
+                let second = match solver_type {
+                    SolverType::Midpoint => 0.5 * first,
+                    SolverType::Heun => second,
+                };
+                // D' = (m₀ − m₁)/r
+                let slope = second * self.h / (self.lambda - lambda_1);
+                sum.extend([(self.scale * (first + slope), newest), (-self.scale * slope, m1)]);
+            }
+            [(lambda_2, m2), (lambda_1, m1)] => {
+                let (r0, r1) = ((self.lambda - lambda_1) / self.h, (lambda_1 - lambda_2) / self.h);
+                // With the slopes d₀ = (m₀ − m₁)/r₀ and d₁ = (m₁ − m₂)/r₁ the parabola through the three has
+                // D' = d₀ + (d₀ − d₁)·r₀/(r₀ + r₁) and D" = 2·(d₀ − d₁)/(r₀ + r₁). The authors' code leaves out the
+                // 2, and diffusers and k-diffusion after it, whose numbers these are.
+                let bend = (second * r0 + third) / (r0 + r1);
+                let (slope_0, slope_1) = ((second + bend) / r0, -bend / r1);
+                sum.extend([
+                    (self.scale * (first + slope_0), newest),
+                    (self.scale * (slope_1 - slope_0), m1),
+                    (-self.scale * slope_1, m2),
+                ]);
+            }
+            _ => sum.push((self.scale * first, newest)),
+        }
+        sum
+    }
+
+    /// The sum of a step from the beginning of a group whose predictions are `group`, the latest last.
+    pub(super) fn singlestep(
+        &self,
+        start: Value,
+        group: &[(Node, Value)],
+        solver_type: SolverType,
+    ) -> Vec<(f64, Value)> {
+        let [first, second, third] = self.weights;
+        let place = |node: Node| (node.lambda() - self.lambda) / self.h;
+        let mut sum = vec![(self.carry, start)];
+        match *group {
+            [(_, m0), (node, m1)] => {
+                let second = match solver_type {
+                    SolverType::Midpoint => 0.5 * first,
+                    SolverType::Heun => second,
+                };
+                let slope = second / place(node);
+                sum.extend([(self.scale * (first - slope), m0), (self.scale * slope, m1)]);
+            }
+            [(_, m0), (node_1, m1), (node_2, m2)] => {
+                let (r1, r2) = (place(node_1), place(node_2));
+                // With the slopes d₁ = (m₁ − m₀)/r₁ and d₂ = (m₂ − m₀)/r₂ the parabola through the three has
+                // D' = (r₂·d₁ − r₁·d₂)/(r₂ − r₁) and D" = 2·(d₂ − d₁)/(r₂ − r₁).
+                let (slope_1, slope_2) = match solver_type {
+                    SolverType::Midpoint => (0.0, second / r2),
+                    SolverType::Heun => (
+                        (second * r2 - 2.0 * third) / (r2 - r1) / r1,
+                        (2.0 * third - second * r1) / (r2 - r1) / r2,
+                    ),
+                };
+                sum.extend([
+                    (self.scale * (first - slope_1 - slope_2), m0),
+                    (self.scale * slope_1, m1),
+                    (self.scale * slope_2, m2),
+                ]);
+            }
+            _ => sum.extend(group.iter().map(|(_, m0)| (self.scale * first, *m0))),
+        }
+        sum
+    }
+}
+
+/// DPM-Solver++(2S) (Lu et al. 2022, arXiv:2211.01095, algorithm 1, with its midpoint at r = ½) with ancestral noise.
+/// Same numbers as k-diffusion's `sample_dpmpp_2s_ancestral`.
+fn two_s_ancestral(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
+    let eta = settings.eta(1.0);
+    for (from, to) in settings.grid.steps() {
+        let ratio = from.level.ratio();
+        let (down, up) = ancestral(ratio, to.level.ratio(), eta);
+        let mut original = b.evaluate(x, from).original;
+        // λ has no midpoint where it is infinite: without signal before the step, or without noise after it.
+        if down > 0.0 && ratio.is_finite() {
+            let middle = at_ratio(settings.grid, (ratio * down).sqrt());
+            let terms = towards(x, original, from, middle, middle.level.ratio());
+            let x_middle = b.combine(&terms);
+            original = b.evaluate(x_middle, middle).original;
+        }
+        let mut terms = towards(x, original, from, to, down).to_vec();
+        if up > 0.0 {
+            terms.push((to.alpha() * up * settings.options.s_noise, b.noise(ratio, to.level.ratio())));
+        }
+        x = b.combine(&terms);
+        b.end_step(x);
+    }
+}
+
+/// An ancestral step between two noise-to-signal ratios: the one to go down to, and how much noise takes it from there
+/// to `to` (k-diffusion's `get_ancestral_step`). It holds the marginal of any mix of signal and noise, where `to` is
+/// that of DDPM's posterior at η = 1.
+pub(super) fn ancestral(from: f64, to: f64, eta: f64) -> (f64, f64) {
+    let fresh = eta * eta * (1.0 - (to / from).powi(2));
+    (to * (1.0 - fresh).sqrt(), to * fresh.sqrt())
+}
+
+/// The exact solution of the ODE from `from` to the noise-to-signal ratio `ratio` if the predicted x₀ does not change,
+/// with as much signal as `to`.
+pub(super) fn towards(x: Value, original: Value, from: Node, to: Node, ratio: f64) -> [(f64, Value); 2] {
+    [(to.alpha() * ratio / from.sigma(), x), (to.alpha() * (1.0 - ratio / from.level.ratio()), original)]
+}
+
+/// The place of a noise-to-signal ratio.
+pub(super) fn at_ratio(grid: &Grid, ratio: f64) -> Node {
+    match grid.levels {
+        Levels::Flow { .. } => grid.at_sigma(ratio / (1.0 + ratio)),
+        Levels::Discrete { .. } | Levels::Edm { .. } => grid.at_sigma(ratio),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::mixture::equals_golden;
+
+    #[test]
+    fn trajectories_equal_k_diffusion_and_diffusers() {
+        equals_golden("dpmpp");
+    }
+}
