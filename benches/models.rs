@@ -57,7 +57,7 @@ fn bench_folder(c: &mut Criterion, name: &str, folder: &Path) -> Result<()> {
     let context = Shape::tokens(2, tokens, config.hidden_size);
     let context = cpu.upload(context, &noise(context))?;
     group.bench_function("guided U-Net step", |b| {
-        b.iter(|| unet.forward(&cpu, &sample, 501.0, &context, None).map(black_box).is_ok());
+        b.iter(|| unet.forward(&cpu, &sample, 501.0, &context, None, None).map(black_box).is_ok());
     });
     drop(unet);
 

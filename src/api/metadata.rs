@@ -20,7 +20,7 @@ pub(super) fn metadata(request: &Request, sampler: Sampler, width: u32, height: 
         "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Version: libdiffusion {}",
         request.steps,
         sampler_name(sampler),
-        request.guidance_scale,
+        request.guidance.guidance_scale,
         request.seed.wrapping_add(index),
         env!("CARGO_PKG_VERSION")
     ));
@@ -30,13 +30,14 @@ pub(super) fn metadata(request: &Request, sampler: Sampler, width: u32, height: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::request::GuidanceOptions;
 
     #[test]
     fn the_settings_are_there_and_an_absent_negative_prompt_is_not() {
         let mut request = Request {
             prompt: "a blue cat".to_owned(),
             negative_prompt: Some("blurry".to_owned()),
-            guidance_scale: 2.5,
+            guidance: GuidanceOptions::at_scale(2.5),
             seed: u64::MAX,
             ..Request::default()
         };

@@ -141,7 +141,7 @@ impl Request {
 
     fn store_float(&mut self, id: OptionId, value: f64) {
         match id {
-            OptionId::GuidanceScale => self.values.guidance_scale = value,
+            OptionId::GuidanceScale => self.values.guidance.guidance_scale = value,
             _ => self.values.eta = value,
         }
     }

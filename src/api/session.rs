@@ -179,7 +179,7 @@ impl Session {
             values.width,
             values.height,
             values.steps,
-            values.guidance_scale,
+            values.guidance.guidance_scale,
             values.seed,
             values.batch_size,
             values.sampler,

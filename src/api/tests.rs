@@ -161,7 +161,7 @@ fn values_go_to_the_option_they_were_set_for() {
         steps: 3,
         seed: u64::MAX,
         batch_size: 2,
-        guidance_scale: 2.5,
+        guidance: pipeline::GuidanceOptions::at_scale(2.5),
         eta: 0.5,
         latents: Some(vec![1.0, 2.0]),
         ..pipeline::Request::default()

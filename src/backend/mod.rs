@@ -260,6 +260,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
     /// `[.., a]` and `[.., b]` side by side: `[.., a + b]`.
     fn concat_channels(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
+    /// The first `at` images of `a`, then the others of `b`; both tensors have one shape.
+    fn splice_images(&self, a: &Self::Tensor, b: &Self::Tensor, at: usize) -> Result<Self::Tensor>;
     /// Token and position embeddings added up: `n` sequences of `ids.len() / n` tokens, positions from 0.
     fn embed_tokens(
         &self,

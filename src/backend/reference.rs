@@ -449,6 +449,16 @@ impl Backend for Reference {
         Ok(HostTensor { shape, values })
     }
 
+    fn splice_images(&self, a: &HostTensor, b: &HostTensor, at: usize) -> Result<HostTensor> {
+        self.cancel.check()?;
+        if a.shape != b.shape || at > a.shape.n {
+            bail!(Internal, "splice_images: {} and {} at {at}", a.shape, b.shape);
+        }
+        let (first, pixels) = (at * a.shape.pixels(), a.shape.rows());
+        let rows = (0..pixels).flat_map(|row| if row < first { a.row(row) } else { b.row(row) });
+        Ok(HostTensor { shape: a.shape, values: rows.copied().collect() })
+    }
+
     fn embed_tokens(
         &self,
         ids: &[u32],
@@ -554,6 +564,16 @@ mod tests {
         assert_eq!(open.values, [2.0, 2.0]);
         let causal = Reference::default().attention(&q, &k, &v, 1, true).unwrap();
         assert_eq!(causal.values, [1.0, 2.0]);
+    }
+
+    #[test]
+    fn splicing_takes_images_from_two_tensors() {
+        let s = Shape::image(3, 1, 2, 1);
+        let (a, b) = (tensor(s, &[1., 2., 3., 4., 5., 6.]), tensor(s, &[-1., -2., -3., -4., -5., -6.]));
+        let splice = |at| Reference::default().splice_images(&a, &b, at);
+        assert_eq!(splice(1).unwrap().values, [1., 2., -3., -4., -5., -6.]);
+        assert_eq!((splice(0).unwrap(), splice(3).unwrap()), (b.clone(), a.clone()));
+        assert!(splice(4).is_err());
     }
 
     #[test]

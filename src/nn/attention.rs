@@ -91,6 +91,25 @@ impl<B: Backend> Attention<B> {
         b.linear(&h, &self.to_out, Epilogue::residual(residual))
     }
 
+    /// Self-attention whose map is the identity for the images from `from` on: each token of theirs finds its own value
+    /// (diffusers' `PAGCFGIdentitySelfAttnProcessor2_0`).
+    pub fn identity_attention(
+        &self,
+        b: &B,
+        x: B::Tensor,
+        from: usize,
+        residual: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let (keys, values) = self.keys_values(b, &x)?;
+        let mut h = b.linear(&x, &self.to_q, Epilogue::default())?;
+        drop(x);
+        h = b.attention(&h, &keys, &values, self.heads, false)?;
+        drop(keys);
+        h = b.splice_images(&h, &values, from)?;
+        drop(values);
+        b.linear(&h, &self.to_out, Epilogue::residual(residual))
+    }
+
     /// Attention of `x` to itself, added to `residual`; `causal` hides later tokens from earlier ones.
     pub fn self_attention(
         &self,

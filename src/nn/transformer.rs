@@ -21,6 +21,29 @@ pub struct TransformerShape {
     pub norm_groups: usize,
 }
 
+/// What some images of a batch lose in a transformer, so that guidance can steer away from what comes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Perturbation {
+    /// The map of self-attention is the identity (Ahn et al. 2024, arXiv:2403.17377).
+    IdentityAttention,
+    /// The transformer blocks are left out (diffusers' `LayerSkipConfig`).
+    SkipLayer,
+}
+
+/// A perturbation of the images from `from` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Perturbed {
+    pub perturbation: Perturbation,
+    pub from: usize,
+}
+
+impl Perturbed {
+    /// The first image perturbed, if `perturbation` is what it is.
+    fn first_of(self, perturbation: Perturbation) -> Option<usize> {
+        (self.perturbation == perturbation).then_some(self.from)
+    }
+}
+
 /// diffusers' `Transformer2DModel`: pixels as tokens, and the prompt as their context.
 pub struct Transformer2DModel<B: Backend> {
     norm: GroupNorm<B>,
@@ -46,11 +69,22 @@ impl<B: Backend> Transformer2DModel<B> {
     }
 
     /// `x [n, h, w, channels]`, `context [n, tokens, 1, cross_attention_dim]`; the result has `x`'s shape.
-    pub fn forward(&self, b: &B, x: &B::Tensor, context: &B::Tensor) -> Result<B::Tensor> {
-        let mut h = self.norm.forward(b, x)?;
-        h = b.linear(&h, &self.proj_in, Epilogue::default())?;
+    pub fn forward(
+        &self,
+        b: &B,
+        x: &B::Tensor,
+        context: &B::Tensor,
+        perturbed: Option<Perturbed>,
+    ) -> Result<B::Tensor> {
+        let enter = || b.linear(&self.norm.forward(b, x)?, &self.proj_in, Epilogue::default());
+        let mut h = enter()?;
+        let identity = perturbed.and_then(|p| p.first_of(Perturbation::IdentityAttention));
         for block in &self.transformer_blocks {
-            h = block.forward(b, h, context)?;
+            h = block.forward(b, h, context, identity)?;
+        }
+        if let Some(from) = perturbed.and_then(|p| p.first_of(Perturbation::SkipLayer)) {
+            // Computed again rather than kept while the blocks need the memory.
+            h = b.splice_images(&h, &enter()?, from)?;
         }
         b.linear(&h, &self.proj_out, Epilogue::residual(x))
     }
@@ -80,10 +114,21 @@ impl<B: Backend> BasicTransformerBlock<B> {
         })
     }
 
-    /// `x [n, .., channels]` and `context` as in [`Transformer2DModel::forward`].
-    pub(crate) fn forward(&self, b: &B, x: B::Tensor, context: &B::Tensor) -> Result<B::Tensor> {
+    /// `x [n, .., channels]` and `context` as in [`Transformer2DModel::forward`]; the images from `identity` on attend
+    /// to nothing but themselves, token by token.
+    pub(crate) fn forward(
+        &self,
+        b: &B,
+        x: B::Tensor,
+        context: &B::Tensor,
+        identity: Option<usize>,
+    ) -> Result<B::Tensor> {
         let mut x = x;
-        x = self.attn1.self_attention(b, self.norm1.forward(b, &x)?, false, &x)?;
+        let h = self.norm1.forward(b, &x)?;
+        x = match identity {
+            None => self.attn1.self_attention(b, h, false, &x)?,
+            Some(from) => self.attn1.identity_attention(b, h, from, &x)?,
+        };
         let keys_values = self.attn2.keys_values(b, context)?;
         x = self.attn2.attend(b, self.norm2.forward(b, &x)?, keys_values, false, &x)?;
         self.ff.forward(b, self.norm3.forward(b, &x)?, &x)

@@ -4,36 +4,36 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Pipeline;
-use super::layout::{to_channels_first, to_channels_last};
+use super::denoiser::{self, Denoiser};
+use super::layout::to_channels_last;
 use super::request::{Observer, Output, Request, Stage, TokenCount};
 use super::text::{Conditioning, download};
 use crate::backend::{Backend, Shape};
-use crate::models::unet_2d_condition::AddedConditions;
-use crate::sampling::guidance::classifier_free_guidance;
-use crate::sampling::{Evaluation, NoiseStream, Options, Plan, Run};
+use crate::sampling::guidance::{Guidance, Needs};
+use crate::sampling::{NoiseStream, Options, Plan, Run};
 use crate::util::error::{Result, bail};
 use crate::util::limits;
 
 /// The latents' size for one request.
 #[derive(Clone, Copy)]
-struct LatentSize {
-    batch: usize,
-    channels: usize,
-    height: usize,
-    width: usize,
+pub(super) struct LatentSize {
+    pub(super) batch: usize,
+    pub(super) channels: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
 }
 
 impl LatentSize {
-    fn pixels(&self) -> usize {
+    pub(super) fn pixels(&self) -> usize {
         self.height * self.width
     }
 
     /// Values of one image.
-    fn image(&self) -> usize {
+    pub(super) fn image(&self) -> usize {
         self.channels * self.pixels()
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.batch * self.image()
     }
 }
@@ -44,7 +44,8 @@ impl<B: Backend> Pipeline<B> {
     /// # Errors
     /// `InvalidArgument`, naming the option, its value and what it should be.
     pub fn check(&self, request: &Request) -> Result<()> {
-        self.latent_size(request).map(|_| ())
+        self.latent_size(request)?;
+        denoiser::check(self, request)
     }
 
     /// Runs a request to its end on `backend`, telling `observer` about each step from the calling thread.
@@ -75,7 +76,15 @@ impl<B: Backend> Pipeline<B> {
             None => latents.extend_from_slice(request.latents.as_deref().unwrap_or_default()),
             Some(plan) => {
                 observer.progress(Stage::Text, 0, request.steps)?;
-                let (conditional, unconditional) = self.encode_prompts(backend, request)?;
+                let guidance = Guidance::new(
+                    &request.guidance,
+                    plan.len(),
+                    size.batch,
+                    size.image(),
+                    plan.needs_unconditional(),
+                )?;
+                let (conditional, unconditional) =
+                    self.encode_prompts(backend, request, guidance.needs_ever())?;
                 prompt_tokens = conditional.tokens;
                 negative_tokens = unconditional.as_ref().map_or(negative_tokens, |u| u.tokens);
                 text_time = start.elapsed();
@@ -86,6 +95,7 @@ impl<B: Backend> Pipeline<B> {
                     request,
                     size,
                     plan,
+                    guidance,
                     &conditional,
                     unconditional.as_ref(),
                     observer,
@@ -171,10 +181,15 @@ impl<B: Backend> Pipeline<B> {
         }
     }
 
-    /// The prompt's conditioning and, when guidance is on, the negative prompt's.
-    fn encode_prompts(&self, backend: &B, request: &Request) -> Result<(Conditioning, Option<Conditioning>)> {
+    /// The prompt's conditioning and, when guidance takes it, the negative prompt's.
+    fn encode_prompts(
+        &self,
+        backend: &B,
+        request: &Request,
+        needs: Needs,
+    ) -> Result<(Conditioning, Option<Conditioning>)> {
         let conditional = self.text.encode(backend, &request.prompt)?;
-        if request.guidance_scale <= 1.0 {
+        if !needs.unconditional {
             return Ok((conditional, None));
         }
         let unconditional = match &request.negative_prompt {
@@ -191,6 +206,7 @@ impl<B: Backend> Pipeline<B> {
         request: &Request,
         size: LatentSize,
         plan: &Arc<Plan>,
+        guidance: Guidance,
         conditional: &Conditioning,
         unconditional: Option<&Conditioning>,
         observer: &mut dyn Observer,
@@ -211,59 +227,16 @@ impl<B: Backend> Pipeline<B> {
         let scale = plan.init_noise_sigma();
         latents.iter_mut().for_each(|x| *x *= scale);
 
-        // The unconditional half first, as diffusers batches them; one image's rows never see another's.
-        let mut rows = Vec::with_capacity(2 * size.batch);
-        rows.extend(std::iter::repeat_n(unconditional, size.batch).flatten());
-        rows.extend(std::iter::repeat_n(conditional, size.batch));
-        let n = rows.len();
-        let context: Vec<f32> = rows.iter().flat_map(|r| r.context.iter().copied()).collect();
-        let max_tokens = self.text.max_tokens();
-        let context = backend.upload(Shape::tokens(n, max_tokens, self.text.context_dim()), &context)?;
-        let added = self.added_conditions(backend, &rows, size)?;
-
-        let shape = Shape::image(n, size.height, size.width, size.channels);
-        let mut nhwc = vec![0.0; shape.len()];
-        let mut prediction = vec![0.0; shape.len()];
-        let mut denoise = |evaluation: Evaluation<'_>, out: &mut [f32], _: &mut [f32]| -> Result<()> {
-            for half in nhwc.chunks_exact_mut(size.len()) {
-                to_channels_last(evaluation.input, half, size.channels, size.pixels());
-            }
-            let sample = backend.upload(shape, &nhwc)?;
-            let output =
-                self.unet.forward(backend, &sample, evaluation.timestep, &context, added.as_ref())?;
-            backend.download(&output, &mut nhwc)?;
-            to_channels_first(&nhwc, &mut prediction, size.channels, size.pixels());
-            let (guided, conditional) = prediction.split_at_mut(size.len());
-            classifier_free_guidance(guided, conditional, request.guidance_scale as f32);
-            out.copy_from_slice(guided);
-            Ok(())
-        };
+        let mut denoiser = Denoiser::new(self, backend, request, guidance, size, conditional, unconditional)?;
         let mut run = Run::new(plan.clone(), latents, size.batch, Box::new(noise))?;
         while !run.is_done() {
             observer.progress(Stage::Denoise, run.step_index() as u32, plan.len() as u32)?;
-            run.step(&mut denoise)?;
+            run.step(&mut |evaluation, out, unconditional| {
+                denoiser.evaluate(evaluation, out, unconditional, observer)
+            })?;
         }
         observer.progress(Stage::Denoise, plan.len() as u32, plan.len() as u32)?;
         Ok(run.into_latents())
-    }
-
-    /// SDXL's pooled embedding and time ids: original size, crop, target size, each (height, width) in pixels.
-    fn added_conditions(
-        &self,
-        backend: &B,
-        rows: &[&Conditioning],
-        size: LatentSize,
-    ) -> Result<Option<AddedConditions<B>>> {
-        let Some(width) = rows.first().map(|r| r.pooled.len()).filter(|len| *len > 0) else {
-            return Ok(None);
-        };
-        let pooled: Vec<f32> = rows.iter().flat_map(|r| r.pooled.iter().copied()).collect();
-        let factor = self.vae_scale_factor();
-        let (height_px, width_px) = ((size.height * factor) as f32, (size.width * factor) as f32);
-        Ok(Some(AddedConditions {
-            text_embeds: backend.upload(Shape::vector(rows.len(), width), &pooled)?,
-            time_ids: [height_px, width_px, 0.0, 0.0, height_px, width_px].repeat(rows.len()),
-        }))
     }
 
     /// One image's latents `[c, h, w]` to RGB in `[0, 1]`.

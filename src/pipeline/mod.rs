@@ -1,11 +1,14 @@
 //! What happens to one request: text → latents → denoise → decode → image.
 
+mod denoiser;
 mod generate;
 mod layout;
 mod model_index;
 pub mod request;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_guidance;
 mod text;
 
 use std::path::Path;

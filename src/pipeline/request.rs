@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use crate::models::unet_2d_condition::Perturbation;
+pub use crate::sampling::guidance::{GuidanceMethod, GuidanceOptions, Predictions};
 pub use crate::sampling::{Noise, Sampler, TimestepSpacing};
 use crate::util::error::Result;
 
@@ -16,8 +18,11 @@ pub struct Request {
     pub height: u32,
     /// Denoising steps; 0 = decode `latents` as they are.
     pub steps: u32,
-    /// Classifier-free guidance; 1 and below turn it off.
-    pub guidance_scale: f64,
+    pub guidance: GuidanceOptions,
+    /// The U-Net's blocks that perturbed-attention guidance perturbs: `mid_block`, `down_blocks.N`, `up_blocks.N`.
+    /// Empty = `mid_block`.
+    pub pag_applied_layers: Vec<String>,
+    pub perturbation: Perturbation,
     /// Image `i` of the batch draws its noise from `seed + i`.
     pub seed: u64,
     pub batch_size: u32,
@@ -42,7 +47,9 @@ impl Default for Request {
             width: 0,
             height: 0,
             steps: 20,
-            guidance_scale: 7.5,
+            guidance: GuidanceOptions::default(),
+            pag_applied_layers: Vec::new(),
+            perturbation: Perturbation::IdentityAttention,
             seed: 0,
             batch_size: 1,
             sampler: None,
@@ -67,6 +74,13 @@ pub enum Stage {
 pub trait Observer {
     /// `step` of `steps` denoising steps are done. An error (normally `Cancelled`) stops the request with it.
     fn progress(&mut self, stage: Stage, step: u32, steps: u32) -> Result<()>;
+
+    /// May combine the raw predictions in place of the request's guidance: writes `out`, a batch of the same size, and
+    /// returns `true`. `predictions` are those that the request's guidance takes at this step. An error stops the
+    /// request with it, a value that is not finite with `Numeric`.
+    fn guide(&mut self, _predictions: &Predictions<'_>, _out: &mut [f32]) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// How many tokens a prompt had and how many of them the model never saw (begin and end marks not counted).

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::Pipeline;
-use super::request::{Noise, Observer, Output, Request, Sampler, Stage, TimestepSpacing};
+use super::request::{GuidanceOptions, Noise, Observer, Output, Request, Sampler, Stage, TimestepSpacing};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::testing::{Golden, golden_json, relative_l2};
@@ -55,7 +55,7 @@ fn request(case: &Value, golden: &Golden) -> Request {
         width: case["width"].as_u64().unwrap() as u32,
         height: case["height"].as_u64().unwrap() as u32,
         steps: case["steps"].as_u64().unwrap() as u32,
-        guidance_scale: case["guidance_scale"].as_f64().unwrap(),
+        guidance: GuidanceOptions::at_scale(case["guidance_scale"].as_f64().unwrap()),
         seed: case["seed"].as_u64().unwrap(),
         sampler: Some(sampler),
         noise: Noise::Mt19937,
@@ -165,7 +165,7 @@ fn the_default_models_pictures_are_diffusers_and_have_their_colours() {
             prompt: case["prompt"].as_str().unwrap().to_owned(),
             seed: case["seed"].as_u64().unwrap(),
             steps: rules["steps"].as_u64().unwrap() as u32,
-            guidance_scale: rules["guidance_scale"].as_f64().unwrap(),
+            guidance: GuidanceOptions::at_scale(rules["guidance_scale"].as_f64().unwrap()),
             noise: Noise::Mt19937,
             ..Request::default()
         };
@@ -202,7 +202,7 @@ fn small() -> Request {
     Request {
         prompt: "a blue cat on a yellow background".to_owned(),
         steps: 3,
-        guidance_scale: 2.5,
+        guidance: GuidanceOptions::at_scale(2.5),
         seed: 40,
         ..Request::default()
     }

@@ -299,10 +299,3 @@ fn epsilon_models_cannot_start_without_signal() {
     }
     assert!(plan(Sampler::Euler, TimestepSpacing::Trailing).is_ok());
 }
-
-#[test]
-fn guidance_moves_along_the_difference() {
-    let mut guided = [1.0, -2.0, 0.5];
-    guidance::classifier_free_guidance(&mut guided, &[2.0, -2.0, 0.25], 7.5);
-    assert_eq!(guided, [8.5, -2.0, -1.375]);
-}

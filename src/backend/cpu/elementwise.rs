@@ -107,6 +107,20 @@ pub(super) fn concat_channels(cpu: &Cpu, a: &CpuTensor, b: &CpuTensor) -> Result
     Ok(out)
 }
 
+pub(super) fn splice_images(cpu: &Cpu, a: &CpuTensor, b: &CpuTensor, at: usize) -> Result<CpuTensor> {
+    if a.shape != b.shape || at > a.shape.n {
+        bail!(Internal, "splice_images: {} and {} at {at}", a.shape, b.shape);
+    }
+    let image = (a.shape.len() / a.shape.n.max(1)).max(1);
+    let mut out = cpu.tensor(a.shape, "splice_images")?;
+    for_parts(cpu, &mut out, 1, |start, out| {
+        let (left, right) = out.split_at_mut((at * image).saturating_sub(start).min(out.len()));
+        left.copy_from_slice(&a.values()[start..][..left.len()]);
+        right.copy_from_slice(&b.values()[start + left.len()..][..right.len()]);
+    })?;
+    Ok(out)
+}
+
 pub(super) fn embed_tokens(
     cpu: &Cpu,
     ids: &[u32],

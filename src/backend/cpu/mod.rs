@@ -449,6 +449,10 @@ impl Backend for Cpu {
         elementwise::concat_channels(self, a, b)
     }
 
+    fn splice_images(&self, a: &CpuTensor, b: &CpuTensor, at: usize) -> Result<CpuTensor> {
+        elementwise::splice_images(self, a, b, at)
+    }
+
     fn embed_tokens(
         &self,
         ids: &[u32],

@@ -22,6 +22,7 @@ enum Case {
     Activation(Activation),
     Add,
     Concat { a: usize, b: usize },
+    Splice { h: usize, w: usize, c: usize },
     Embed,
     Select,
 }
@@ -136,6 +137,11 @@ fn run<B: Backend>(b: &B, case: Case, images: Range<usize>) -> Result<Vec<f32>> 
         Case::Concat { a, b: second } => {
             b.concat_channels(&input(60, 50, a, 1), &input(60, 50, second, 2))?
         }
+        Case::Splice { h, w, c } => {
+            // The first two images, wherever the batch starts.
+            let at = images.clone().filter(|i| *i < 2).count();
+            b.splice_images(&input(h, w, c, 1), &input(h, w, c, 2), at)?
+        }
         Case::Embed => {
             let (entries, channels, length) = (100, 24, 7);
             let tokens = weight(&[entries, channels], DType::F16, 1);
@@ -225,6 +231,9 @@ fn cases() -> Vec<Case> {
     }
     cases.extend([Activation::Silu, Activation::Gelu, Activation::QuickGelu].map(Case::Activation));
     cases.extend([Case::Add, Case::Concat { a: 33, b: 7 }, Case::Concat { a: 1, b: 64 }]);
+    cases.extend([Case::Splice { h: 1, w: 1, c: 1 }, Case::Splice { h: 7, w: 13, c: 5 }]);
+    // More than one task's values an image, and no multiple of them.
+    cases.push(Case::Splice { h: 60, w: 50, c: 33 });
     cases.extend([Case::Embed, Case::Select]);
     cases
 }
@@ -355,6 +364,8 @@ fn shapes_that_do_not_fit_are_errors() {
     for result in [
         cpu.add(&a, &b),
         cpu.concat_channels(&a, &b),
+        cpu.splice_images(&a, &b, 0),
+        cpu.splice_images(&a, &a, 3),
         cpu.attention(&a, &b, &b, 1, false),
         cpu.attention(&a, &a, &a, 2, false),
         cpu.linear(&a, &linear, Epilogue::default()),

@@ -3,7 +3,7 @@
 use super::config::BlockPlan;
 use crate::backend::{Backend, Shape, Tensor};
 use crate::nn::resnet::{Downsample2D, ResnetBlock2D, Upsample2D};
-use crate::nn::transformer::Transformer2DModel;
+use crate::nn::transformer::{Perturbed, Transformer2DModel};
 use crate::util::error::{Result, bail};
 use crate::weights::Scope;
 
@@ -25,6 +25,8 @@ pub(super) struct Conditions<'a, B: Backend> {
     pub(super) time: &'a B::Tensor,
     /// `encoder_hidden_states`, `[n, tokens, 1, cross_attention_dim]`.
     pub(super) context: &'a B::Tensor,
+    /// What the block's transformers lose.
+    pub(super) perturbed: Option<Perturbed>,
 }
 
 /// diffusers' `DownBlock2D` and `CrossAttnDownBlock2D`.
@@ -50,7 +52,7 @@ impl<B: Backend> DownBlock2D<B> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let mut h = resnet.forward(b, last(skips)?, Some(with.time))?;
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(b, &h, with.context)?;
+                h = attention.forward(b, &h, with.context, with.perturbed)?;
             }
             skips.push(h);
         }
@@ -80,7 +82,7 @@ impl<B: Backend> MidBlock2D<B> {
         };
         let mut h = first.forward(b, x, Some(with.time))?;
         for (attention, resnet) in self.attentions.iter().zip(rest) {
-            h = attention.forward(b, &h, with.context)?;
+            h = attention.forward(b, &h, with.context, with.perturbed)?;
             h = resnet.forward(b, &h, Some(with.time))?;
         }
         Ok(h)
@@ -123,7 +125,7 @@ impl<B: Backend> UpBlock2D<B> {
             drop((before, skip));
             h = resnet.forward(b, &h, Some(with.time))?;
             if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(b, &h, with.context)?;
+                h = attention.forward(b, &h, with.context, with.perturbed)?;
             }
             x = Some(h);
         }

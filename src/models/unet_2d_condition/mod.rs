@@ -11,6 +11,7 @@ pub use config::UNet2DConditionConfig;
 use crate::backend::{Activation, Backend, ConvGeometry, Epilogue, Shape, Tensor};
 use crate::nn::embeddings::{Sinusoid, TimestepEmbedding};
 use crate::nn::layers::{GroupNorm, conv2d};
+pub use crate::nn::transformer::{Perturbation, Perturbed};
 use crate::util::error::{Result, bail};
 use crate::weights::Scope;
 
@@ -21,6 +22,24 @@ pub struct AddedConditions<B: Backend> {
     /// Per image, as many numbers as the model was trained with: SDXL base takes six, original height and width,
     /// crop top and left, target height and width, in pixels. `[n, ids]`, row-major.
     pub time_ids: Vec<f32>,
+}
+
+/// A block of the network, by the name that checkpoints give it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Block {
+    /// `down_blocks.N`
+    Down(usize),
+    /// `mid_block`
+    Mid,
+    /// `up_blocks.N`
+    Up(usize),
+}
+
+/// Blocks whose transformers some images of a batch lose something of.
+#[derive(Debug, Clone, Copy)]
+pub struct PerturbedBlocks<'a> {
+    pub blocks: &'a [Block],
+    pub perturbed: Perturbed,
 }
 
 /// A loaded U-Net.
@@ -100,8 +119,24 @@ impl<B: Backend> UNet2DConditionModel<B> {
         self.addition.is_some()
     }
 
+    /// The block called `name`: `mid_block` (or diffusers' short form `mid`), `down_blocks.N` or `up_blocks.N`. `None` if
+    /// there is none, or it has no transformer.
+    pub fn attention_block(&self, name: &str) -> Option<Block> {
+        let number = |prefix| name.strip_prefix(prefix).and_then(|number: &str| number.parse().ok());
+        let (block, attentions) = if let "mid" | "mid_block" = name {
+            (Block::Mid, &self.mid_block.as_ref()?.attentions)
+        } else if let Some(i) = number("down_blocks.") {
+            (Block::Down(i), &self.down_blocks.get(i)?.attentions)
+        } else {
+            let i = number("up_blocks.")?;
+            (Block::Up(i), &self.up_blocks.get(i)?.attentions)
+        };
+        (!attentions.is_empty()).then_some(block)
+    }
+
     /// One evaluation: `sample [n, h, w, in_channels]` at `timestep` (of the training schedule, 0 to 999) with
     /// `encoder_hidden_states [n, tokens, 1, cross_attention_dim]` gives `[n, h, w, out_channels]`. Any `h`, `w`.
+    /// Without `perturbed` all images are treated alike.
     ///
     /// # Errors
     /// `Format` when the added conditions are absent or do not fit; `Cancelled`, `OutOfMemory`.
@@ -112,9 +147,10 @@ impl<B: Backend> UNet2DConditionModel<B> {
         timestep: f32,
         encoder_hidden_states: &B::Tensor,
         added: Option<&AddedConditions<B>>,
+        perturbed: Option<PerturbedBlocks<'_>>,
     ) -> Result<B::Tensor> {
         let time = self.embed_time(b, timestep, sample.shape().n, added)?;
-        self.forward_embedded(b, sample, &time, encoder_hidden_states)
+        self.forward_embedded(b, sample, &time, encoder_hidden_states, perturbed)
     }
 
     /// The time embedding as every block uses it (after SiLU), `[n, 1, 1, time_embed_dim]`. It depends on nothing
@@ -151,18 +187,23 @@ impl<B: Backend> UNet2DConditionModel<B> {
         sample: &B::Tensor,
         time: &B::Tensor,
         encoder_hidden_states: &B::Tensor,
+        perturbed: Option<PerturbedBlocks<'_>>,
     ) -> Result<B::Tensor> {
-        let with = Conditions { time, context: encoder_hidden_states };
+        let with = |block| Conditions {
+            time,
+            context: encoder_hidden_states,
+            perturbed: perturbed.filter(|p| p.blocks.contains(&block)).map(|p| p.perturbed),
+        };
         let mut skips = vec![b.conv2d(sample, &self.conv_in, Epilogue::default())?];
-        for block in &self.down_blocks {
-            block.forward(b, &mut skips, &with)?;
+        for (i, block) in self.down_blocks.iter().enumerate() {
+            block.forward(b, &mut skips, &with(Block::Down(i)))?;
         }
         let mut h = match &self.mid_block {
-            Some(block) => Some(block.forward(b, last(&skips)?, &with)?),
+            Some(block) => Some(block.forward(b, last(&skips)?, &with(Block::Mid))?),
             None => None,
         };
-        for block in &self.up_blocks {
-            h = Some(block.forward(b, h, &mut skips, &with)?);
+        for (i, block) in self.up_blocks.iter().enumerate() {
+            h = Some(block.forward(b, h, &mut skips, &with(Block::Up(i)))?);
         }
         let Some(mut h) = h else {
             bail!(Internal, "a U-Net without up blocks");

@@ -7,6 +7,7 @@ use super::*;
 use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
 use crate::models::golden::{self, Golden, MODELS};
+use crate::testing::golden_json;
 use crate::util::error::Status;
 use crate::weights::Checkpoint;
 use crate::weights::json::read_json;
@@ -34,7 +35,7 @@ fn check_model<B: Backend>(b: &B, name: &str) {
             continue;
         }
         let sample = golden.tensor(b, &format!("{call}.sample"));
-        let out = unet.forward(b, &sample, timestep, &context, added.as_ref());
+        let out = unet.forward(b, &sample, timestep, &context, added.as_ref(), None);
         golden.check(b, &format!("{call}.out"), out);
     }
 }
@@ -78,7 +79,7 @@ fn check_blocks<B: Backend>(b: &B, name: &str) {
             ["conv_in"] => b.conv2d(&x, &unet.conv_in, Epilogue::default()),
             ["conv_norm_out"] => unet.conv_norm_out.forward(b, &x),
             ["mid_block"] => {
-                let conditions = Conditions { time: &time(), context: &context() };
+                let conditions = Conditions { time: &time(), context: &context(), perturbed: None };
                 unet.mid_block.as_ref().unwrap().forward(b, &x, &conditions)
             }
             [_, _, "resnets", _] => resnets()[index(3)].forward(b, &x, Some(&time())),
@@ -90,10 +91,10 @@ fn check_blocks<B: Backend>(b: &B, name: &str) {
                 unet.up_blocks[index(1)].upsampler.as_ref().unwrap().forward(b, &x, h, w)
             }
             ["mid_block", "attentions", _] | [_, _, "attentions", _] => {
-                attention().forward(b, &x, &context())
+                attention().forward(b, &x, &context(), None)
             }
             [_, _, "attentions", _, "transformer_blocks", _] => {
-                attention().transformer_blocks[index(5)].forward(b, x, &context())
+                attention().transformer_blocks[index(5)].forward(b, x, &context(), None)
             }
             _ => panic!("{name}: no block {block}"),
         };
@@ -119,6 +120,58 @@ fn matches_diffusers_on_the_reference() {
 #[test]
 fn matches_diffusers_on_the_cpu() {
     check_all(&Cpu::new(2, None).unwrap());
+}
+
+/// Unconditional, conditional and perturbed rows in one batch, against diffusers' attention processors for
+/// perturbed-attention guidance and its hook that skips transformer blocks.
+fn check_perturbed<B: Backend>(b: &B) {
+    let (golden, unet) = (Golden::read("guidance"), load(b, "sd1"));
+    let sample = golden.tensor(b, "unet.sample");
+    let context = golden.tensor(b, "unet.encoder_hidden_states");
+    let timestep = golden.values("unet.timestep")[0];
+    let cases = golden_json("guidance");
+    let cases = cases["unet"].as_array().unwrap();
+    assert!(cases.len() >= 4);
+    for case in cases {
+        let names = case["blocks"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+        let blocks: Vec<Block> = names.map(|name| unet.attention_block(name).unwrap()).collect();
+        let perturbation = match case["perturbation"].as_str() {
+            Some("identity") => Perturbation::IdentityAttention,
+            _ => Perturbation::SkipLayer,
+        };
+        let run = |from| {
+            let perturbed = PerturbedBlocks { blocks: &blocks, perturbed: Perturbed { perturbation, from } };
+            unet.forward(b, &sample, timestep, &context, None, Some(perturbed))
+        };
+        golden.check(b, case["out"].as_str().unwrap(), run(2));
+        let plain = unet.forward(b, &sample, timestep, &context, None, None).unwrap();
+        let (mut none, mut two) = (vec![0.0; plain.shape().len()], vec![0.0; plain.shape().len()]);
+        b.download(&plain, &mut none).unwrap();
+        b.download(&run(2).unwrap(), &mut two).unwrap();
+        let rows = none.len() / 3 * 2;
+        assert!(none[..rows] == two[..rows], "the rows that are not perturbed: {case}");
+        b.download(&run(3).unwrap(), &mut two).unwrap();
+        assert!(none == two, "no perturbed row: {case}");
+        assert!(run(4).is_err(), "{case}");
+    }
+}
+
+#[test]
+fn perturbed_rows_match_diffusers() {
+    check_perturbed(&Reference::default());
+    check_perturbed(&Cpu::new(2, None).unwrap());
+}
+
+#[test]
+fn blocks_with_attention_are_found_by_name() {
+    let unet = load(&Reference::default(), "sd1");
+    let found = ["mid", "mid_block", "down_blocks.0", "up_blocks.1"].map(|name| unet.attention_block(name));
+    assert_eq!(found, [Some(Block::Mid), Some(Block::Mid), Some(Block::Down(0)), Some(Block::Up(1))]);
+    for name in
+        ["down_blocks.1", "up_blocks.0", "up_blocks.2", "down_blocks.", "down_blocks.-1", "", "middle"]
+    {
+        assert_eq!(unet.attention_block(name), None, "{name}");
+    }
 }
 
 #[test]
