@@ -14,7 +14,7 @@ export CC CXX
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lib examples test check header bench install uninstall clean \
+.PHONY: help demo lib examples test check header docs bench install uninstall clean \
         setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents
 
 ## help: this list
@@ -117,6 +117,11 @@ test-rust:
 header:
 	@echo "== generating include/diffusion.h"
 	@$(CARGO) run --quiet --manifest-path tools/header/Cargo.toml --target-dir build/header-tool
+
+## docs: write the tables of docs/sampling.md anew from src/sampling
+docs:
+	@echo "== generating docs/sampling.md"
+	@WRITE_DOCS=1 $(CARGO) test --quiet --lib the_page_equals_the_tables
 
 ## bench: measure operations, a U-Net step, the VAE and the samplers, and print the table
 bench:

@@ -25,12 +25,18 @@ def karras(steps):
     return k.get_sigmas_karras(steps, *SD_SIGMAS).double()
 
 
+def karras_from_4096(steps):
+    """From where rescale_betas_zero_snr makes diffusers begin. An epsilon model's answer says nothing of x0 there."""
+    return k.get_sigmas_karras(steps, SD_SIGMAS[0], 4096.0).double()
+
+
 def linear(steps):
     """A flow's levels, but for the very first, where no signal is left."""
     return torch.linspace(0.98, 0, steps + 1).double()
 
 
 GRIDS = ((VE_TYPES, karras), (FLOW_TYPES, linear))
+MUCH_NOISE = ((["v_prediction", "sample", "edm_v_prediction"], karras_from_4096),)
 
 
 class Model:
@@ -65,10 +71,13 @@ class Noise:
 
 @contextlib.contextmanager
 def patched(module, name, value):
-    before = getattr(module, name)
-    setattr(module, name, value)
+    """A module's name means something else for a while. Nothing happens to a module that does not know it."""
+    before = getattr(module, name, None)
+    if before is not None:
+        setattr(module, name, value)
     yield
-    setattr(module, name, before)
+    if before is not None:
+        setattr(module, name, before)
 
 
 def start_at(sigma):
@@ -107,7 +116,7 @@ def schedulers_step(fixture, sampler, name, options={}, spacings=("linspace", "l
             scheduler.set_timesteps(steps)
             draws, timesteps, sigmas = Noise(), [], []
             x = start = start_at(float(scheduler.sigmas[0]))
-            with patched(module, "randn_tensor", draws) if hasattr(module, "randn_tensor") else contextlib.nullcontext():
+            with patched(module, "randn_tensor", draws):
                 for timestep in scheduler.timesteps:
                     scaled = scheduler.scale_model_input(x, timestep)
                     first_order = getattr(scheduler, "state_in_first_order", True)
@@ -124,7 +133,7 @@ def schedulers_step(fixture, sampler, name, options={}, spacings=("linspace", "l
                             raised = sigma * (1 + gamma)
                             scaled = x + eps * (raised**2 - sigma**2) ** 0.5
                             scaled, sigma = scaled / (raised**2 + 1) ** 0.5, raised
-                            log_sigmas = (((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5).log().numpy()
+                            log_sigmas = 0.5 * (1 / scheduler.alphas_cumprod - 1).log().numpy()
                             timestep_asked = float(scheduler._sigma_to_t(torch.tensor(sigma).numpy(), log_sigmas))
                         given = churn
                     alpha = (1 + sigma**2) ** -0.5
@@ -204,7 +213,7 @@ def dpm2_ancestral_flow(x, sigmas, model, draw, options):
 
 
 def cfg_pp(x, sigmas, model, draw, options):
-    """Algorithm 2 of Chung et al. (2024) in its own terms: sqrt(a') x0 + sqrt(1 - a') eps of no prompt, a = alphas_cumprod."""
+    """Algorithm 2 of Chung et al. (2024) in its own terms: sqrt(a') x0 + sqrt(1 - a') eps of no prompt."""
     for sigma, following in zip(sigmas, sigmas[1:]):
         original = model(x, sigma)
         without = model(x, sigma, shift=SHIFT)
@@ -314,7 +323,7 @@ def make(out_dir):
     ve, flow = GRIDS[:1], GRIDS[1:]
 
     fixture = Fixture("euler")
-    k_diffusion(fixture, "euler", k.sample_euler)
+    k_diffusion(fixture, "euler", k.sample_euler, grids=GRIDS + MUCH_NOISE)
     k_diffusion(fixture, "euler", k.sample_euler, CHURN, ve, **CHURN)
     k_diffusion(fixture, "euler", k.sample_euler, {**CHURN, "profile": "a1111"}, ve, **CHURN)
     schedulers_step(fixture, "euler", "EulerDiscreteScheduler")
@@ -322,30 +331,32 @@ def make(out_dir):
     for eta, s_noise in ((1.0, 1.0), (0.6, 1.01)):
         options = {"eta": eta, "s_noise": s_noise}
         k_diffusion(fixture, "euler_ancestral", k.sample_euler_ancestral, options, ve, **options)
+    k_diffusion(fixture, "euler_ancestral", k.sample_euler_ancestral, grids=MUCH_NOISE)
     schedulers_step(fixture, "euler_ancestral", "EulerAncestralDiscreteScheduler")
     ltx_euler_ancestral(fixture)
-    naive(fixture, "euler_cfg_pp", cfg_pp, unconditional=SHIFT)
+    naive(fixture, "euler_cfg_pp", cfg_pp, grids=GRIDS + MUCH_NOISE, unconditional=SHIFT)
     fixture.save(out_dir)
 
     fixture = Fixture("heun")
-    k_diffusion(fixture, "heun", k.sample_heun)
+    k_diffusion(fixture, "heun", k.sample_heun, grids=GRIDS + MUCH_NOISE)
     k_diffusion(fixture, "heun", k.sample_heun, CHURN, ve, **CHURN)
     naive(fixture, "heun", churned_heun, CHURN, flow)
     schedulers_step(fixture, "heun", "HeunDiscreteScheduler")
     fixture.save(out_dir)
 
     fixture = Fixture("dpm2")
-    k_diffusion(fixture, "dpm2", k.sample_dpm_2)
+    k_diffusion(fixture, "dpm2", k.sample_dpm_2, grids=GRIDS + MUCH_NOISE)
     k_diffusion(fixture, "dpm2", k.sample_dpm_2, CHURN, ve, **CHURN)
     schedulers_step(fixture, "dpm2", "KDPM2DiscreteScheduler")
     for eta in (1.0, 0.6):
         k_diffusion(fixture, "dpm2_ancestral", k.sample_dpm_2_ancestral, {"eta": eta}, ve, eta=eta)
         naive(fixture, "dpm2_ancestral", dpm2_ancestral_flow, {"eta": eta}, flow)
+    k_diffusion(fixture, "dpm2_ancestral", k.sample_dpm_2_ancestral, grids=MUCH_NOISE)
     schedulers_step(fixture, "dpm2_ancestral", "KDPM2AncestralDiscreteScheduler")
     fixture.save(out_dir)
 
     fixture = Fixture("lms")
-    k_diffusion(fixture, "lms", k.sample_lms)
+    k_diffusion(fixture, "lms", k.sample_lms, grids=GRIDS + MUCH_NOISE)
     schedulers_step(fixture, "lms", "LMSDiscreteScheduler")
     naive(fixture, "lms", lms_comfyui, {"profile": "comfyui"}, ve)
     fixture.save(out_dir)
@@ -353,13 +364,13 @@ def make(out_dir):
     fixture = Fixture("ipndm")
     diffusers_ipndm(fixture)
     naive(fixture, "ipndm", ipndm, {}, flow)
-    naive(fixture, "ipndm", ipndm, {"profile": "comfyui"}, ve)
+    naive(fixture, "ipndm", ipndm, {"profile": "comfyui"}, ve + MUCH_NOISE)
     fixture.save(out_dir)
 
     fixture = Fixture("gradient_estimation")
-    naive(fixture, "gradient_estimation", gradient_estimation)
+    naive(fixture, "gradient_estimation", gradient_estimation, grids=GRIDS + MUCH_NOISE)
     fixture.save(out_dir)
 
     fixture = Fixture("restart")
-    naive(fixture, "restart", restart)
+    naive(fixture, "restart", restart, grids=GRIDS + MUCH_NOISE)
     fixture.save(out_dir)

@@ -4,8 +4,8 @@ use super::config::FinalSigmasType;
 use super::levels::Levels;
 use super::parameterization::NoiseLevel;
 use super::sampler::Coordinates;
-use super::timesteps::{Spread, lcm_timesteps, timesteps};
-use super::{Options, PredictionType, Profile, Sampler, SchedulerConfig, TimestepSpacing, sigmas};
+use super::timesteps::{Spread, check_steps, lcm_timesteps, timesteps};
+use super::{Options, Profile, Sampler, SchedulerConfig, TimestepSpacing, sigmas};
 use crate::util::error::{Result, bail};
 
 /// A place on the way: what the model is told, and how much signal and noise a sampler's x has there.
@@ -42,6 +42,8 @@ pub(super) struct Grid {
     /// Timesteps between two nodes of an evenly spaced schedule. diffusers' DDIM and PNDM step down by this, even
     /// where the next node lies elsewhere.
     pub(super) stride: Option<usize>,
+    /// Whether the nodes are those of A1111's samplers that do not work in σ.
+    has_own_timesteps: bool,
     /// What unit-variance noise is multiplied by to be the latents before the first step.
     pub(super) init_noise_sigma: f64,
     pub(super) levels: Levels,
@@ -55,12 +57,13 @@ impl Grid {
     /// `InvalidArgument` for steps out of range, or sigmas or timesteps that do not fall; `Format` for a schedule that
     /// makes no sense.
     pub(super) fn new(config: &SchedulerConfig, options: &Options, sampler: Sampler) -> Result<Self> {
-        let levels = Levels::new(config)?;
+        let levels = Levels::new(config, options.profile)?;
         let coordinates = sampler.coordinates(options.profile, config.prediction_type);
         let mut grid = Self {
             nodes: Vec::new(),
             total_steps: 0,
             stride: None,
+            has_own_timesteps: false,
             init_noise_sigma: 1.0,
             levels,
             coordinates,
@@ -76,7 +79,7 @@ impl Grid {
         };
         grid.total_steps = grid.len();
         grid.init_noise_sigma = grid.init_noise_sigma(config, options, sampler);
-        grid.cut(options)?;
+        grid.cut(options, sampler)?;
         Ok(grid)
     }
 
@@ -112,6 +115,20 @@ impl Grid {
 
     /// The nodes of diffusers' timestep spacing.
     fn spaced(&mut self, config: &SchedulerConfig, options: &Options, sampler: Sampler) -> Result<Vec<Node>> {
+        if let Levels::Flow { shift, .. } = self.levels {
+            check_steps(config.num_train_timesteps, options.steps)?;
+            let spaced = sigmas::flow(self, sampler, shift, options.steps).into_iter();
+            let mut nodes: Vec<Node> = spaced.map(|(timestep, sigma)| self.node(timestep, sigma)).collect();
+            nodes.push(self.end(config, options, sampler));
+            return Ok(nodes);
+        }
+        if options.profile == Profile::A1111
+            && options.spacing.is_none()
+            && let Some(nodes) = sigmas::a1111_timesteps(self, options, sampler)?
+        {
+            self.has_own_timesteps = true;
+            return Ok(nodes);
+        }
         let spread = sampler.spread();
         let spacing = sampler.spacing(config, options);
         let distilled = matches!(sampler, Sampler::Lcm | Sampler::Tcd)
@@ -134,7 +151,11 @@ impl Grid {
                 false => self.node(timestep, f64::from(self.levels.sigma_linear(timestep) as f32)),
             })
             .collect();
-        nodes.push(self.end(config, sampler));
+        nodes.push(self.end(config, options, sampler));
+        // Rounding repeats timesteps of nearly as many steps as a model has. DDIM and its kin do not mind.
+        if !exact {
+            drop_standing(&mut nodes);
+        }
         Ok(nodes)
     }
 
@@ -146,10 +167,13 @@ impl Grid {
         check_falling("sigmas", sigmas)?;
         let most = match self.levels {
             Levels::Flow { .. } => 1.0,
-            _ => f64::MAX,
+            _ => SIGMA_MOST,
         };
         if let Some(first) = sigmas.first().filter(|sigma| **sigma > most) {
-            bail!(InvalidArgument, "sigmas[0] is {first}, above {most}, all of a flow");
+            bail!(InvalidArgument, "sigmas[0] is {first}, above {most}");
+        }
+        if let Some(i) = sigmas.iter().position(|sigma| *sigma > 0.0 && *sigma < SIGMA_LEAST) {
+            bail!(InvalidArgument, "sigmas[{i}] is {}, above 0 but below {SIGMA_LEAST}", sigmas[i]);
         }
         Ok(sigmas.iter().map(|sigma| self.at_sigma(*sigma)).collect())
     }
@@ -165,6 +189,9 @@ impl Grid {
         if timesteps.len() != options.steps {
             bail!(InvalidArgument, "timesteps has {} values for {} steps", timesteps.len(), options.steps);
         }
+        if let Levels::Edm { .. } = self.levels {
+            bail!(InvalidArgument, "timesteps cannot be given to a model without timesteps; give sigmas");
+        }
         check_falling("timesteps", timesteps)?;
         let last = (self.levels.train_timesteps() - 1) as f64;
         if let Some(first) = timesteps.first().filter(|timestep| **timestep > last) {
@@ -172,30 +199,40 @@ impl Grid {
         }
         let mut nodes: Vec<Node> =
             timesteps.iter().map(|t| self.node(*t, self.levels.sigma_linear(*t))).collect();
-        nodes.push(self.end(config, sampler));
+        nodes.push(self.end(config, options, sampler));
         Ok(nodes)
     }
 
-    /// Where the last step of a spaced schedule ends.
-    fn end(&self, config: &SchedulerConfig, sampler: Sampler) -> Node {
-        let sigma_min = match sampler {
-            Sampler::Ddim | Sampler::Pndm | Sampler::Plms => !config.set_alpha_to_one,
-            Sampler::Ddpm | Sampler::Lcm => false,
+    /// Where the last step of a schedule ends, unless the schedule itself says so.
+    fn end(&self, config: &SchedulerConfig, options: &Options, sampler: Sampler) -> Node {
+        self.node(0.0, self.end_sigma(config, options, sampler))
+    }
+
+    /// The σ of [`Grid::end`]: none, or in some of diffusers' classes the model's least.
+    pub(super) fn end_sigma(&self, config: &SchedulerConfig, options: &Options, sampler: Sampler) -> f64 {
+        use Sampler::*;
+        let least = match sampler {
+            _ if options.profile != Profile::Diffusers => false,
+            // Of a flow, the classes that have such a key end without noise.
+            _ if matches!(self.levels, Levels::Flow { .. }) => false,
+            Ddim | Pndm | Plms => !config.set_alpha_to_one,
             // diffusers' classes know no other end.
-            Sampler::Tcd | Sampler::Deis | Sampler::SaSolver => true,
+            Tcd | Deis | SaSolver => true,
+            Ddpm | Lcm | EulerAncestral | Heun | Dpm2 | Dpm2Ancestral | Lms | DpmppSde => false,
             _ => config.final_sigmas_type == FinalSigmasType::SigmaMin,
         };
-        match sigma_min {
-            true => self.node(0.0, self.levels.sigma_min()),
-            false => self.node(0.0, 0.0),
-        }
+        if least { self.levels.sigma_min() } else { 0.0 }
     }
 
     /// What the compatibility profile multiplies unit-variance noise by.
     fn init_noise_sigma(&self, config: &SchedulerConfig, options: &Options, sampler: Sampler) -> f64 {
         let Some(first) = self.nodes.first() else { return 1.0 };
-        if self.coordinates == Coordinates::Model && config.prediction_type != PredictionType::EdmV {
-            return 1.0;
+        if self.coordinates == Coordinates::Model {
+            // ComfyUI mixes a flow's noise with an empty picture at any level.
+            return match (&self.levels, options.profile) {
+                (Levels::Flow { .. }, Profile::ComfyUi) => first.sigma(),
+                _ => 1.0,
+            };
         }
         let sigma = first.sigma();
         let unit_variance = match options.profile {
@@ -213,24 +250,47 @@ impl Grid {
     }
 
     /// Leaves the end of the way that image-to-image of a given strength goes.
-    fn cut(&mut self, options: &Options) -> Result<()> {
+    fn cut(&mut self, options: &Options, sampler: Sampler) -> Result<()> {
         let Some(strength) = options.strength else { return Ok(()) };
-        let steps = self.total_steps;
-        let kept = match options.profile {
+        let (steps, laid_out) = (options.steps, self.len());
+        let given = options.sigmas.is_some() || options.timesteps.is_some();
+        let left_out = match options.profile {
             // diffusers' `get_timesteps`.
-            Profile::Diffusers => ((steps as f64 * strength) as usize).min(steps),
-            // A1111 noises to where `int(min(strength, 0.999)·steps)` steps are left, and one more.
-            Profile::A1111 => ((strength.min(0.999) * steps as f64) as usize + 1).min(steps),
-            // ComfyUI has laid out a longer schedule already (see `sigmas::nodes`).
-            Profile::ComfyUi => options.steps.min(steps),
+            Profile::Diffusers => steps - ((steps as f64 * strength) as usize).min(steps),
+            Profile::A1111 => {
+                let taken = sigmas::a1111_steps(steps, strength);
+                match sampler {
+                    // Has been laid out from there already.
+                    Sampler::UniPcBh1 | Sampler::UniPcBh2 if self.has_own_timesteps => 0,
+                    // So many timesteps, the end included.
+                    _ if self.has_own_timesteps => (laid_out + 1).saturating_sub(taken),
+                    _ => (steps - 1).saturating_sub(taken),
+                }
+            }
+            // `SplitSigmasDenoise`.
+            Profile::ComfyUi if given => {
+                laid_out.saturating_sub((laid_out as f64 * strength).round_ties_even() as usize)
+            }
+            // A longer schedule has been laid out already (see `sigmas::nodes`).
+            Profile::ComfyUi if strength > 0.9999 => 0,
+            Profile::ComfyUi => laid_out.saturating_sub(steps),
         };
-        if kept == 0 {
+        if left_out >= laid_out {
             bail!(InvalidArgument, "strength {strength} of {steps} steps leaves none to take");
         }
-        self.nodes.drain(..steps - kept);
+        self.nodes.drain(..left_out);
         Ok(())
     }
 }
+
+/// Leaves out what a step would end at that goes nowhere: solvers divide by its length.
+pub(super) fn drop_standing(nodes: &mut Vec<Node>) {
+    nodes.dedup_by(|next, node| next.level.ratio() >= node.level.ratio() * (1.0 - 1e-6));
+}
+
+/// The range of a caller's σ: what `f32` latents can be multiplied and divided by.
+const SIGMA_LEAST: f64 = 1e-6;
+const SIGMA_MOST: f64 = 1e6;
 
 /// Values from a caller, each below the one before it and none below 0.
 fn check_falling(what: &str, values: &[f64]) -> Result<()> {

@@ -11,6 +11,8 @@
 //! [`SchedulerConfig`] says which of them a model wants, [`Plan`] puts them together for one request, [`Run`] carries the
 //! plan out.
 
+mod beta;
+mod brownian;
 mod cephes;
 pub mod clip;
 pub mod config;
@@ -23,12 +25,16 @@ mod levels;
 mod mixture;
 pub mod noise;
 mod normal;
+#[cfg(test)]
+mod page;
 pub mod parameterization;
 mod plan;
 mod program;
 mod run;
 mod sampler;
 pub mod schedule;
+mod scheduler_class;
+mod sigma_schedule;
 mod sigmas;
 mod solvers;
 #[cfg(test)]
@@ -43,6 +49,7 @@ pub use plan::{Options, Plan};
 pub use run::{Denoise, Evaluation, Run};
 pub use sampler::{SAMPLERS, Sampler, SamplerInfo};
 pub use schedule::Schedule;
+pub use sigma_schedule::{SIGMA_SCHEDULES, SigmaSchedule, SigmaScheduleInfo};
 
 /// Which of the training timesteps a sampler visits (table 2 of Lin et al. 2023, arXiv:2305.08891).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,62 +88,6 @@ impl Noise {
         match self {
             Noise::Philox => "philox",
             Noise::Mt19937 => "mt19937",
-        }
-    }
-}
-
-/// How noise levels are spaced between a model's most and its least.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SigmaSchedule {
-    Discrete,
-    Simple,
-    SgmUniform,
-    Karras,
-    Exponential,
-    Polyexponential,
-    Beta,
-    KlOptimal,
-    AlignYourSteps,
-    DdimUniform,
-    LinearQuadratic,
-    Lcm,
-    Turbo,
-}
-
-impl SigmaSchedule {
-    /// Every one, in the order of the enum.
-    pub const ALL: [SigmaSchedule; 13] = [
-        SigmaSchedule::Discrete,
-        SigmaSchedule::Simple,
-        SigmaSchedule::SgmUniform,
-        SigmaSchedule::Karras,
-        SigmaSchedule::Exponential,
-        SigmaSchedule::Polyexponential,
-        SigmaSchedule::Beta,
-        SigmaSchedule::KlOptimal,
-        SigmaSchedule::AlignYourSteps,
-        SigmaSchedule::DdimUniform,
-        SigmaSchedule::LinearQuadratic,
-        SigmaSchedule::Lcm,
-        SigmaSchedule::Turbo,
-    ];
-
-    /// The name options use, such as `karras`.
-    pub fn name(self) -> &'static str {
-        match self {
-            SigmaSchedule::Discrete => "discrete",
-            SigmaSchedule::Simple => "simple",
-            SigmaSchedule::SgmUniform => "sgm_uniform",
-            SigmaSchedule::Karras => "karras",
-            SigmaSchedule::Exponential => "exponential",
-            SigmaSchedule::Polyexponential => "polyexponential",
-            SigmaSchedule::Beta => "beta",
-            SigmaSchedule::KlOptimal => "kl_optimal",
-            SigmaSchedule::AlignYourSteps => "align_your_steps",
-            SigmaSchedule::DdimUniform => "ddim_uniform",
-            SigmaSchedule::LinearQuadratic => "linear_quadratic",
-            SigmaSchedule::Lcm => "lcm",
-            SigmaSchedule::Turbo => "turbo",
         }
     }
 }

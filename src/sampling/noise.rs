@@ -79,10 +79,10 @@ impl Philox {
 }
 
 /// Counters that are worked on together; compilers make vectors of them.
-const PHILOX_BLOCK: usize = 64;
+pub(super) const PHILOX_BLOCK: usize = 64;
 
 /// The four words of each of `N` counters, word by word.
-fn philox_4x32_10<const N: usize>(mut counter: [[u32; N]; 4], seed: u64) -> [[u32; N]; 4] {
+pub(super) fn philox_4x32_10<const N: usize>(mut counter: [[u32; N]; 4], seed: u64) -> [[u32; N]; 4] {
     let mut key = [seed as u32, (seed >> 32) as u32];
     for _ in 0..10 {
         let [c0, c1, c2, c3] = &mut counter;

@@ -1,14 +1,13 @@
 //! One request's way from noise to latents: a schedule, a parameterization and a sampler put together.
 
+use super::brownian::BrownianPaths;
 use super::clip::Clip;
 use super::config::VarianceType;
 use super::grid::Grid;
 use super::noise::{NoiseSource, NoiseStream};
 use super::parameterization::NoiseLevel;
 use super::program::{Builder, Program};
-use super::{
-    Noise, PredictionType, Profile, Sampler, SchedulerConfig, SigmaSchedule, TimestepSpacing, solvers,
-};
+use super::{PredictionType, Profile, Sampler, SchedulerConfig, SigmaSchedule, TimestepSpacing, solvers};
 use crate::util::error::{Result, bail};
 
 /// What a request asks of sampling. `None` = what the model's config or, in its absence, the profile's class does.
@@ -23,9 +22,11 @@ pub struct Options {
     pub sigmas: Option<Vec<f64>>,
     /// The caller's own timesteps, falling; the last step ends without noise.
     pub timesteps: Option<Vec<f64>>,
-    /// How much of the fresh noise that DDPM would add, 0..=1. `None` = 0 for DDIM, 1 for ancestral and SDE samplers.
+    /// How much of the fresh noise that DDPM would add, 0..=1. `None` = 0 for DDIM, 0.3 for TCD
+    /// (its γ), 1 for ancestral and SDE samplers.
     pub eta: Option<f64>,
-    /// Churn of Karras et al. 2022, algorithm 2: how much noise is added before steps at σ in `s_tmin..=s_tmax`.
+    /// Churn of Karras et al. 2022, algorithm 2: how much noise is added before steps at noise-to-signal ratios in
+    /// `s_tmin..=s_tmax`; for Euler, Heun and DPM2.
     pub s_churn: f64,
     pub s_tmin: f64,
     pub s_tmax: f64,
@@ -117,6 +118,7 @@ impl Plan {
     /// Fails with `InvalidArgument` for options out of range, `Format` for a schedule that makes no sense,
     /// `Unsupported` for a sampler that the prediction type forbids or an epsilon model asked to start from pure noise.
     pub fn new(config: &SchedulerConfig, options: &Options) -> Result<Self> {
+        config.check()?;
         options.check()?;
         let sampler = options.sampler.unwrap_or(config.sampler);
         let grid = Grid::new(config, options, sampler)?;
@@ -194,14 +196,14 @@ impl Plan {
         self.prediction_values
     }
 
-    /// Where the sampler's fresh noise comes from: each image's goes on from the stream that drew its first noise.
-    pub fn noise_source(
-        &self,
-        streams: Vec<NoiseStream>,
-        _noise: Noise,
-        _seeds: &[u64],
-    ) -> Box<dyn NoiseSource + Send> {
-        Box::new(streams)
+    /// Where the sampler's fresh noise comes from: each image's goes on from the stream that drew its first noise, or
+    /// follows a Brownian path of its own, one for each of `seeds`, with the samplers of DPM-Solver++'s SDE.
+    pub fn noise_source(&self, streams: Vec<NoiseStream>, seeds: &[u64]) -> Box<dyn NoiseSource + Send> {
+        use Sampler::*;
+        match self.sampler {
+            Dpmpp2mSde | Dpmpp2mSdeHeun | DpmppSde | Dpmpp3mSde => Box::new(BrownianPaths::new(seeds)),
+            _ => Box::new(streams),
+        }
     }
 
     pub(super) fn program(&self) -> &Program {

@@ -1,7 +1,7 @@
 //! The samplers there are, and the facts about each that others need to know.
 
 use super::timesteps::Spread;
-use super::{Clip, Options, PredictionType, Profile, SchedulerConfig, TimestepSpacing};
+use super::{Clip, Options, PredictionType, Profile, SchedulerConfig, SigmaSchedule, TimestepSpacing};
 
 /// How the latents travel from noise to picture. The facts of each are its row in [`SAMPLERS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -148,7 +148,7 @@ pub static SAMPLERS: &[SamplerInfo] = &[
         Sampler::Dpmpp2sAncestral,
         "dpmpp_2s_ancestral",
         (2, 2, true),
-        "Lu et al. 2022, arXiv:2211.01095, algorithm 1; k-diffusion",
+        "Lu et al. 2022, arXiv:2211.01095, algorithm 1; k-diffusion sample_dpmpp_2s_ancestral",
         "Detailed and varied; twice the work of a step",
     ),
     row(
@@ -162,7 +162,7 @@ pub static SAMPLERS: &[SamplerInfo] = &[
         Sampler::Dpmpp2mSde,
         "dpmpp_2m_sde",
         (2, 1, true),
-        "Lu et al. 2022, arXiv:2211.01095; k-diffusion sample_dpmpp_2m_sde, midpoint",
+        "Lu et al. 2022, arXiv:2211.01095, SDE-DPM-Solver++(2M); k-diffusion sample_dpmpp_2m_sde, midpoint",
         "Detailed pictures in 20 to 40 steps",
     ),
     row(
@@ -176,15 +176,15 @@ pub static SAMPLERS: &[SamplerInfo] = &[
         Sampler::DpmppSde,
         "dpmpp_sde",
         (2, 2, true),
-        "Lu et al. 2022, arXiv:2211.01095; k-diffusion sample_dpmpp_sde",
+        "Lu et al. 2022, arXiv:2211.01095, for the SDE; k-diffusion sample_dpmpp_sde",
         "Good with few steps; twice the work of a step",
     ),
     row(
         Sampler::Dpmpp3mSde,
         "dpmpp_3m_sde",
-        (3, 1, true),
+        (2, 1, true),
         "k-diffusion sample_dpmpp_3m_sde",
-        "For many steps",
+        "For many steps; three predictions, though its weights make it of order 2",
     ),
     row(
         Sampler::DpmSolverSinglestep,
@@ -253,15 +253,15 @@ pub static SAMPLERS: &[SamplerInfo] = &[
         Sampler::ErSde,
         "er_sde",
         (3, 1, true),
-        "Cui et al. 2023, arXiv:2309.06169",
+        "Cui et al. 2023, arXiv:2309.06169, ER-SDE-Solver-3; ComfyUI er_sde",
         "Extended reverse-time SDE; detailed with few steps",
     ),
     row(
         Sampler::ResMultistep,
         "res_multistep",
         (2, 1, false),
-        "Zhang et al. 2023, arXiv:2308.02157",
-        "Refined exponential solver; a sharper dpmpp_2m",
+        "Zhang et al. 2023, arXiv:2308.02157, multistep; ComfyUI res_multistep",
+        "dpmpp_2m with the weights of a refined exponential solver",
     ),
     row(
         Sampler::GradientEstimation,
@@ -306,10 +306,7 @@ impl Sampler {
             _ => match profile {
                 Profile::Diffusers => self.is_variance_preserving(),
                 Profile::A1111 => {
-                    matches!(
-                        self,
-                        Sampler::Ddim | Sampler::Plms | Sampler::UniPcBh1 | Sampler::UniPcBh2 | Sampler::Lcm
-                    )
+                    matches!(self, Sampler::Ddim | Sampler::Plms | Sampler::UniPcBh1 | Sampler::UniPcBh2)
                 }
                 Profile::ComfyUi => false,
             },
@@ -332,6 +329,7 @@ impl Sampler {
         use Sampler::*;
         match (config.clip, self) {
             (clip, Ddpm | Ddim | Lcm) => clip,
+            (clip @ Clip::Range(_), Heun) => clip,
             (clip @ Clip::Dynamic { .. }, _) if self.spread() == Spread::OneMore => clip,
             _ => Clip::None,
         }
@@ -339,7 +337,13 @@ impl Sampler {
 
     /// The request's timestep spacing, else the config's, else that of diffusers' class.
     pub(super) fn spacing(self, config: &SchedulerConfig, options: &Options) -> TimestepSpacing {
-        options.spacing.or(config.timestep_spacing).unwrap_or(match self {
+        // diffusers' singlestep class has one spacing, whatever the config says.
+        let configured = config.timestep_spacing.filter(|_| self != Sampler::DpmSolverSinglestep);
+        let asked = options.spacing.or(match options.sigma_schedule {
+            Some(SigmaSchedule::Turbo) => Some(TimestepSpacing::Trailing),
+            _ => configured,
+        });
+        asked.unwrap_or(match self {
             Sampler::Ddpm | Sampler::Ddim | Sampler::Pndm | Sampler::Plms | Sampler::Lcm | Sampler::Tcd => {
                 TimestepSpacing::Leading
             }

@@ -14,6 +14,14 @@ pub(super) enum Spread {
     OneMore,
 }
 
+/// Fails with `InvalidArgument` for no steps, or more than a model has training timesteps.
+pub(super) fn check_steps(train_steps: usize, steps: usize) -> Result<()> {
+    if steps == 0 || steps > train_steps {
+        bail!(InvalidArgument, "steps {steps} is not in 1..={train_steps}, the model's training timesteps");
+    }
+    Ok(())
+}
+
 /// The `steps` timesteps of a spacing, noisiest first, as diffusers' `set_timesteps`.
 ///
 /// Fails with `InvalidArgument` when the schedule does not have that many timesteps.
@@ -24,9 +32,7 @@ pub(super) fn timesteps(
     steps: usize,
 ) -> Result<Vec<f64>> {
     let train_steps = config.num_train_timesteps;
-    if steps == 0 || steps > train_steps {
-        bail!(InvalidArgument, "steps {steps} is not in 1..={train_steps}, the model's training timesteps");
-    }
+    check_steps(train_steps, steps)?;
     let last = (train_steps - 1) as f64;
     let timesteps: Vec<f64> = match (spacing, spread) {
         (TimestepSpacing::Linspace, Spread::Whole) => {

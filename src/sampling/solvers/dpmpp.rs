@@ -256,11 +256,148 @@ pub(super) fn at_ratio(grid: &Grid, ratio: f64) -> Node {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use super::super::super::mixture::equals_golden;
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::super::mixture::{config, equals_golden, perfect};
+    use super::super::super::{Noise, NoiseStream, Options, Plan, PredictionType, Run, TimestepSpacing};
+    use super::*;
+    use crate::testing::relative_l2;
 
     #[test]
     fn trajectories_equal_k_diffusion_and_diffusers() {
         equals_golden("dpmpp");
+    }
+
+    /// Latents of a run on the mixture, from the same noise each time.
+    fn run(keys: &serde_json::Value, prediction_type: &str, options: &Options) -> Vec<f32> {
+        let config = config(&json!({ "config": keys }), prediction_type);
+        let plan =
+            Arc::new(Plan::new(&config, options).unwrap_or_else(|e| panic!("{e}: {keys} {options:?}")));
+        let mut streams = vec![NoiseStream::new(Noise::Mt19937, 1)];
+        let mut latents = vec![0.0; 64];
+        streams[0].normal(&mut latents);
+        let scale = plan.init_noise_sigma();
+        latents.iter_mut().for_each(|x| *x *= scale);
+        let noise = plan.noise_source(streams, &[1]);
+        let mut run = Run::new(plan, latents, 1, noise).unwrap();
+        let mut asked = Vec::new();
+        let mut denoise = perfect(&config, &mut asked);
+        while !run.is_done() {
+            run.step(&mut denoise).unwrap_or_else(|e| panic!("{e}: {keys} {options:?}"));
+        }
+        run.into_latents()
+    }
+
+    const SAMPLERS: [Sampler; 9] = [
+        Sampler::Dpmpp2sAncestral,
+        Sampler::Dpmpp2m,
+        Sampler::Dpmpp2mSde,
+        Sampler::Dpmpp2mSdeHeun,
+        Sampler::DpmppSde,
+        Sampler::Dpmpp3mSde,
+        Sampler::DpmSolverSinglestep,
+        Sampler::ErSde,
+        Sampler::ResMultistep,
+    ];
+
+    /// One step or more, from no signal at all, to no noise or some, in either coordinates: numbers all the way.
+    #[test]
+    fn no_way_makes_a_nan() {
+        let mut keys = vec![json!({"rescale_betas_zero_snr": true})];
+        for order in 1..=3 {
+            for (algorithm_type, solver_type) in [("dpmsolver++", "midpoint"), ("dpmsolver", "heun")] {
+                for end in ["zero", "sigma_min"] {
+                    keys.push(json!({
+                        "solver_order": order, "algorithm_type": algorithm_type, "solver_type": solver_type,
+                        "final_sigmas_type": end, "lower_order_final": false,
+                    }));
+                }
+            }
+        }
+        for sampler in SAMPLERS {
+            for prediction_type in
+                ["epsilon", "v_prediction", "sample", "edm_v_prediction", "flow_prediction"]
+            {
+                let flow = prediction_type == PredictionType::Flow.name();
+                let first = if flow { 1.0 } else { 3000.0 };
+                let grids: [&[f64]; 6] = [
+                    &[first, 0.0],
+                    &[first, 0.3],
+                    &[first, 0.9, 0.2],
+                    &[first, 0.9, 0.2, 0.0],
+                    &[first, 0.9, 0.5, 0.4, 0.3, 0.2, 0.1],
+                    &[0.01, 0.009999999, 0.0],
+                ];
+                let mut ways: Vec<Options> = grids
+                    .into_iter()
+                    .map(|sigmas| Options { sigmas: Some(sigmas.to_vec()), ..Options::new(sigmas.len() - 1) })
+                    .collect();
+                if !flow && prediction_type != "edm_v_prediction" {
+                    ways.extend([1, 2, 3].map(|steps| Options {
+                        spacing: Some(TimestepSpacing::Trailing),
+                        ..Options::new(steps)
+                    }));
+                }
+                for (way, keys) in ways.iter().flat_map(|way| keys.iter().map(move |keys| (way, keys))) {
+                    for (profile, eta) in [
+                        (Profile::Diffusers, None),
+                        (Profile::ComfyUi, Some(0.0)),
+                        (Profile::ComfyUi, Some(0.3)),
+                    ] {
+                        let options = Options { sampler: Some(sampler), profile, eta, ..way.clone() };
+                        let latents = run(keys, prediction_type, &options);
+                        assert!(
+                            latents.iter().all(|x| x.is_finite()),
+                            "{prediction_type} {keys} {options:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// The slope of the error against steps, both logarithmic, for the samplers that are deterministic at η = 0.
+    #[test]
+    fn errors_fall_with_the_order() {
+        let karras = |steps: usize| -> Vec<f64> {
+            let place = |i: usize| i as f64 / steps as f64;
+            let root =
+                |i: usize| 10f64.powf(1.0 / 7.0) * (1.0 - place(i)) + 0.05f64.powf(1.0 / 7.0) * place(i);
+            (0..=steps).map(|i| root(i).powi(7)).collect()
+        };
+        let way = |sampler, steps: usize, keys: &serde_json::Value| {
+            let options = Options {
+                sampler: Some(sampler),
+                sigmas: Some(karras(steps)),
+                eta: Some(0.0),
+                ..Options::new(steps)
+            };
+            run(keys, "v_prediction", &options)
+        };
+        for (sampler, solver_order, expected) in [
+            (Sampler::Dpmpp2sAncestral, 2, 2.0),
+            (Sampler::Dpmpp2m, 1, 1.0),
+            (Sampler::Dpmpp2m, 2, 2.0),
+            // Without the 2 of its last term; with it this is 3 (see `Integrator::multistep`).
+            (Sampler::Dpmpp2m, 3, 2.0),
+            (Sampler::Dpmpp2mSde, 2, 2.0),
+            (Sampler::Dpmpp2mSdeHeun, 2, 2.0),
+            (Sampler::DpmppSde, 2, 2.0),
+            (Sampler::Dpmpp3mSde, 2, 2.0),
+            (Sampler::DpmSolverSinglestep, 2, 2.0),
+            (Sampler::DpmSolverSinglestep, 3, 3.0),
+            (Sampler::ResMultistep, 2, 2.0),
+        ] {
+            let keys = json!({"solver_order": solver_order, "lower_order_final": false});
+            let best = json!({"solver_order": 2.max(solver_order), "lower_order_final": false});
+            let exact = way(sampler, 1536, &best);
+            let error = |steps| relative_l2(&way(sampler, steps, &keys), &exact);
+            let slope = (error(48) / error(96)).log2();
+            assert!((slope - expected).abs() < 0.35, "{sampler:?} {solver_order}: {slope}");
+        }
     }
 }

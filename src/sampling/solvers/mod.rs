@@ -147,12 +147,13 @@ mod tests {
                     [TimestepSpacing::Leading, TimestepSpacing::Linspace, TimestepSpacing::Trailing]
                 {
                     // diffusers' schedule of one step more needs a timestep for it.
-                    if steps == 1000 && sampler.spread() == super::super::timesteps::Spread::OneMore {
+                    if steps == 1000 && sampler.spread() == timesteps::Spread::OneMore {
                         continue;
                     }
                     let options =
                         Options { sampler: Some(sampler), spacing: Some(spacing), ..Options::new(steps) };
                     run(&config("sample", last_steps), &options);
+                    run(&config("sample", r#", "rescale_betas_zero_snr": true"#), &options);
                     run(&config("v_prediction", r#", "rescale_betas_zero_snr": true"#), &options);
                 }
             }

@@ -44,11 +44,11 @@ pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
     }
 }
 
-/// How stochastic a step is. diffusers adds noise between two training timesteps; for an EDM model, whose timesteps are
-/// not those, at the levels of noise where the paper does.
+/// How stochastic a step is. diffusers adds noise between two whole training timesteps; for an EDM model, whose
+/// timesteps are not those, at the levels of noise where the paper does.
 fn tau(settings: &Settings<'_>, from: Node) -> f64 {
     let noisy = match settings.grid.levels {
-        Levels::Discrete { .. } | Levels::Flow { .. } => (200.0..=800.0).contains(&from.timestep),
+        Levels::Discrete { .. } | Levels::Flow { .. } => (200.0..=800.0).contains(&from.timestep.floor()),
         Levels::Edm { .. } => (0.05..=1.0).contains(&from.level.ratio()),
     };
     if noisy { settings.eta(1.0) } else { 0.0 }

@@ -95,13 +95,10 @@ fn solve(r: &[f64], h: f64, bh1: bool) -> Vec<f64> {
     }
     // Gauss; the places differ, so no pivot of this Vandermonde matrix is 0.
     for pivot in 0..size {
-        for row in 0..size {
-            if row != pivot {
-                let factor = rows[row][pivot] / rows[pivot][pivot];
-                for column in pivot..=size {
-                    rows[row][column] -= factor * rows[pivot][column];
-                }
-            }
+        let of_pivot = rows[pivot].clone();
+        for (_, row) in rows.iter_mut().enumerate().filter(|(i, _)| *i != pivot) {
+            let factor = row[pivot] / of_pivot[pivot];
+            row.iter_mut().zip(&of_pivot).for_each(|(x, of_pivot)| *x -= factor * of_pivot);
         }
     }
     (0..size).map(|i| rows[i][size] / rows[i][i]).collect()

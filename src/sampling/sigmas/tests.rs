@@ -1,0 +1,184 @@
+//! Against `tests/golden/schedules.*`, which tools/golden_schedules.py makes.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::sampling::{SAMPLERS, mixture};
+use crate::testing::{Golden, golden_json};
+use crate::util::error::Status;
+
+/// Stable Diffusion's schedule.
+fn config(prediction_type: &str) -> SchedulerConfig {
+    mixture::config(&json!({}), prediction_type)
+}
+
+/// The schedule's own σ of a node, in any coordinates.
+fn sigma(grid: &Grid, node: Node) -> f64 {
+    match grid.levels {
+        Levels::Flow { .. } => node.sigma(),
+        _ => node.level.ratio(),
+    }
+}
+
+fn case_options(case: &Value) -> Options {
+    let mut case = json!({ "options": case["options"] });
+    case["sampler"] = case["options"].as_object_mut().unwrap().remove("sampler").unwrap();
+    mixture::options(&case)
+}
+
+#[test]
+fn levels_and_timesteps_equal_the_programs() {
+    let (cases, golden) = (golden_json("schedules"), Golden::open("schedules"));
+    let array = |name: &Value| golden.values(name.as_str().unwrap());
+    let mut failures = Vec::new();
+    for case in cases["grids"].as_array().unwrap() {
+        let prediction_type = case["config"]["prediction_type"].as_str().unwrap_or("epsilon");
+        let (config, options) = (mixture::config(case, prediction_type), case_options(case));
+        let grid = match Grid::new(&config, &options, options.sampler.unwrap()) {
+            Ok(grid) => grid,
+            Err(e) => {
+                failures.push(format!("{e}: {case}"));
+                continue;
+            }
+        };
+        let (sigmas, timesteps) = (array(&case["sigmas"]), array(&case["timesteps"]));
+        let actual: Vec<f64> = grid.nodes.iter().map(|node| sigma(&grid, *node)).collect();
+        let close = |a: f64, e: f32, relative: f64, absolute: f64| {
+            (a - f64::from(e)).abs() <= relative * f64::from(e).abs() + absolute
+        };
+        // diffusers' own rescaled table moves by 4e-6 from one kind of CPU to another.
+        let tolerance = if config.rescale_betas_zero_snr { 1e-5 } else { 1e-6 };
+        let worst = actual.iter().zip(&sigmas).find(|(a, e)| !close(**a, **e, tolerance, 0.0));
+        if actual.len() != sigmas.len() || worst.is_some() {
+            failures.push(format!("sigmas {} {} {worst:?} {case}", actual.len(), sigmas.len()));
+        }
+        let told = grid.nodes.iter().map(|node| node.timestep);
+        let wrong = told.zip(&timesteps).find(|(a, e)| !close(*a, **e, 1e-6, 1e-3));
+        if let Some(wrong) = wrong {
+            failures.push(format!("timesteps {wrong:?} {case}"));
+        }
+        if let Some(expected) = case["init_noise_sigma"].as_f64() {
+            let init = grid.init_noise_sigma;
+            if (init - expected).abs() > 1e-6 * expected {
+                failures.push(format!("init_noise_sigma {init} not {expected} {case}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of them:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Every sampler, profile and kind of model, whatever the numbers are.
+#[test]
+fn every_schedule_falls_and_is_finite() {
+    for prediction_type in ["epsilon", "v_prediction", "flow_prediction", "edm_v_prediction"] {
+        let mut zero_snr = config(prediction_type);
+        zero_snr.rescale_betas_zero_snr = true;
+        for config in [config(prediction_type), zero_snr] {
+            for profile in [Profile::Diffusers, Profile::A1111, Profile::ComfyUi] {
+                for schedule in SigmaSchedule::ALL.map(Some).into_iter().chain([None]) {
+                    for info in SAMPLERS {
+                        for (steps, strength) in [(1, None), (2, None), (30, None), (7, Some(0.4))] {
+                            let options = Options {
+                                sigma_schedule: schedule,
+                                profile,
+                                strength,
+                                ..Options::new(steps)
+                            };
+                            falls_and_is_finite(&config, &options, info.sampler);
+                        }
+                    }
+                    for sampler in [Sampler::Ddim, Sampler::Euler, Sampler::Dpmpp2m, Sampler::Deis] {
+                        let options = Options { sigma_schedule: schedule, profile, ..Options::new(1000) };
+                        falls_and_is_finite(&config, &options, sampler);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn falls_and_is_finite(config: &SchedulerConfig, options: &Options, sampler: Sampler) {
+    let what = format!("{:?} {sampler:?} {options:?}", config.prediction_type);
+    let grid = match Grid::new(config, options, sampler) {
+        Ok(grid) => grid,
+        Err(e) => {
+            // Only what is not for every count or model.
+            let table = !matches!(config.prediction_type, PredictionType::Flow | PredictionType::EdmV);
+            match e.status() {
+                Status::Unsupported => assert!(!table, "{e}: {what}"),
+                Status::InvalidArgument => {
+                    let few = matches!(
+                        options.sigma_schedule,
+                        Some(SigmaSchedule::Lcm | SigmaSchedule::Turbo) | None
+                    );
+                    assert!(few && options.steps > 2, "{e}: {what}");
+                }
+                _ => panic!("{e}: {what}"),
+            }
+            return;
+        }
+    };
+    let sigmas: Vec<f64> = grid.nodes.iter().map(|node| sigma(&grid, *node)).collect();
+    assert!(sigmas.len() > 1, "{what}");
+    // Without signal the ratio is infinite.
+    assert!(sigmas[1..].iter().all(|sigma| sigma.is_finite() && *sigma >= 0.0), "{what}: {sigmas:?}");
+    // DDIM's last step may go nowhere, as in diffusers.
+    let exact = grid.stride.is_some();
+    let falling = |pair: &[f64]| pair[1] < pair[0] * (1.0 - 1e-6) || exact && pair[1] == pair[0];
+    assert!(sigmas.windows(2).all(falling), "{what}: {sigmas:?}");
+    for node in &grid.nodes {
+        let numbers = [node.timestep, node.alpha(), node.sigma(), grid.init_noise_sigma];
+        assert!(numbers.iter().all(|number| number.is_finite()), "{what}: {node:?}");
+    }
+}
+
+#[test]
+fn steps_out_of_range_are_errors() {
+    let config = config("epsilon");
+    for profile in [Profile::Diffusers, Profile::A1111, Profile::ComfyUi] {
+        for schedule in SigmaSchedule::ALL.map(Some).into_iter().chain([None]) {
+            for steps in [0, 1001] {
+                let options = Options { sigma_schedule: schedule, profile, ..Options::new(steps) };
+                let error = Grid::new(&config, &options, Sampler::Euler).unwrap_err();
+                assert_eq!(error.status(), Status::InvalidArgument, "{profile:?} {schedule:?} {steps}");
+                assert!(error.message().contains(&steps.to_string()), "{error}");
+            }
+        }
+        let options = Options { strength: Some(1e-12), profile, ..Options::new(10) };
+        match Grid::new(&config, &options, Sampler::Euler) {
+            Ok(grid) => assert_eq!((profile, grid.len()), (Profile::A1111, 1)),
+            Err(error) => assert!(error.message().contains("strength"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_schedule_that_a_model_has_no_levels_for_is_unsupported() {
+    for prediction_type in ["flow_prediction", "edm_v_prediction"] {
+        for schedule in [SigmaSchedule::AlignYourSteps, SigmaSchedule::Lcm, SigmaSchedule::Turbo] {
+            for profile in [Profile::Diffusers, Profile::ComfyUi] {
+                let options = Options { sigma_schedule: Some(schedule), profile, ..Options::new(4) };
+                let error = Grid::new(&config(prediction_type), &options, Sampler::Euler).unwrap_err();
+                assert_eq!(error.status(), Status::Unsupported);
+                assert!(error.message().contains(schedule.name()), "{error}");
+            }
+        }
+    }
+}
+
+/// The ends of Stable Diffusion's table as each program shows them to its users.
+#[test]
+fn each_program_has_its_own_last_digits() {
+    for (profile, max, min, digits) in [
+        // ComfyUI, nodes_align_your_steps.py.
+        (Profile::ComfyUi, 14.6146412293, 0.0291671582, [1e-9, 1e-10]),
+        // ComfyUI's KarrasScheduler, which has A1111's, from ᾱ in 32 bits.
+        (Profile::A1111, 14.614642, 0.0291675, [1e-6, 5e-8]),
+    ] {
+        let options = Options { profile, sigma_schedule: Some(SigmaSchedule::Karras), ..Options::new(2) };
+        let grid = Grid::new(&config("epsilon"), &options, Sampler::Euler).unwrap();
+        let (first, last) = (grid.nodes[0].sigma(), grid.nodes[1].sigma());
+        assert!((first - max).abs() < digits[0], "{profile:?} {first}");
+        assert!((last - min).abs() < digits[1], "{profile:?} {last}");
+    }
+}
