@@ -430,15 +430,14 @@ def a1111_timesteps(arrays):
         yield case(arrays, sigma_at(even), even[:-1], SD, sampler="unipc_bh1", steps=steps, profile="a1111")
     for steps, strength in [(20, 0.5), (30, 0.75)]:
         taken = int(strength * steps)
-        rising = np.clip(np.arange(0, 1000, 1000 // steps) + 1, 0, 999)[:taken]
-        down = rising[::-1]
-        yield case(
-            arrays, table.sigmas[down], down[:-1], SD, sampler="ddim", steps=steps, strength=strength, profile="a1111"
-        )
-        even = np.linspace(rising[-1], 0, taken + 1)
-        yield case(
-            arrays, sigma_at(even), even[:-1], SD, sampler="unipc_bh1", steps=steps, strength=strength, profile="a1111"
-        )
+        rising = np.clip(np.arange(0, 1000, 1000 // steps) + 1, 0, 999)
+        # The noise is that of the timestep before the first one.
+        start = {"start_sigma": float(table.sigmas[rising[taken]])}
+        down = rising[:taken][::-1]
+        options = {"steps": steps, "strength": strength, "profile": "a1111"}
+        yield {**case(arrays, table.sigmas[down], down[:-1], SD, sampler="ddim", **options), **start}
+        even = np.linspace(down[0], 0, taken + 1)
+        yield {**case(arrays, sigma_at(even), even[:-1], SD, sampler="unipc_bh1", **options), **start}
 
 
 def from_k_diffusion(arrays):

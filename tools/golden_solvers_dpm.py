@@ -118,6 +118,34 @@ def native(fixture, sampler, cls, steps, spacing="linspace", strength=None, zero
     )
 
 
+def native_sde(fixture, steps, spacing):
+    """A case of diffusers' class of dpmpp_sde, which works over x = x₀ + σ·ε and asks the model twice a step."""
+    scheduler = diffusers.DPMSolverSDEScheduler(**SD, timestep_spacing=spacing, steps_offset=1)
+    scheduler.set_timesteps(steps)
+    scheduler.noise_sampler = draws = Draws()
+    x = start = noise(1, 1)[0] * scheduler.init_noise_sigma
+    sigmas = []
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(x, timestep)
+        first = scheduler.state_in_first_order
+        sigma = (scheduler.sigmas[scheduler.step_index] if first else scheduler.mid_point_sigma).double()
+        alpha = 1 / torch.sqrt(1 + sigma**2)
+        sigmas.append(float(sigma))
+        epsilon = prediction("epsilon", scaled, alpha, sigma * alpha)
+        x = scheduler.step(epsilon, timestep, x, return_dict=False)[0]
+    fixture.add(
+        "dpmpp_sde",
+        {"steps": steps, "spacing": spacing},
+        VP_TYPES,
+        start,
+        x,
+        draws=torch.stack(draws.given),
+        timesteps=[float(timestep) for timestep in scheduler.timesteps],
+        sigmas=sigmas,
+        config={"steps_offset": 1},
+    )
+
+
 def make_dpmpp(out_dir):
     fixture = Fixture("dpmpp")
     k_diffusion(fixture, "dpmpp_2m", lambda model, x, sigmas, _: k.sample_dpmpp_2m(model, x, sigmas, disable=True))
@@ -177,6 +205,8 @@ def make_dpmpp_sde(out_dir):
             )
     multistep = diffusers.DPMSolverMultistepScheduler
     for steps in STEPS:
+        for spacing in ("linspace", "leading", "trailing"):
+            native_sde(fixture, steps, spacing)
         for sampler, solver in (("dpmpp_2m_sde", "midpoint"), ("dpmpp_2m_sde_heun", "heun")):
             keys = {"algorithm_type": "sde-dpmsolver++", "solver_type": solver}
             native(fixture, sampler, multistep, steps, **keys)

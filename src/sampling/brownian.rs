@@ -4,16 +4,23 @@
 //! path gains over it: a long step's is the sum of those of the short ones in its place, so that a picture settles as
 //! steps grow.
 
-use super::noise::{NoiseSource, philox_4x32_10};
+use super::noise::{NoiseSource, PHILOX_BLOCK, philox_4x32_10};
+use super::normal::box_muller_pairs;
 
-/// The path is known at multiples of 2^-20 of its way; what lies between is moved to the nearest.
-const DEPTH: u32 = 20;
+/// The path is known at multiples of 2^-14 of its way, eight of which make the shortest of a thousand Karras steps; what
+/// lies between is moved to the nearest.
+const DEPTH: u32 = 14;
 const END: u32 = 1 << DEPTH;
+
+/// Values of an image that are worked on together: each Philox counter gives four.
+const LANES: usize = PHILOX_BLOCK;
+const CHUNK: usize = 4 * LANES;
 
 /// Tells the counters of a path's nodes from those of a stream's draws, which have 0 there.
 const COUNTER_TAG: u32 = 1;
 
-/// A Brownian path W an image over u = ρ/(1 + ρ), ρ the noise-to-signal ratio: from W(0) = 0 without noise to all noise
+/// A Brownian path W an image over u = r/(1 + r), where r⁴ is the noise-to-signal ratio, so that steps of usual schedules
+/// are alike in length: from W(0) = 0 without noise to all noise
 /// at u = 1, whatever part of the way a plan goes. `draw` gives (W(to) − W(from))/√|to − from|.
 ///
 /// It stands in for k-diffusion's `BrownianTreeNoiseSampler`: the same idea, not torchsde's numbers. The values are
@@ -30,7 +37,7 @@ pub(super) struct BrownianPaths {
 #[derive(Debug, Default)]
 struct Known {
     time: Option<u32>,
-    values: Vec<f64>,
+    values: Vec<f32>,
 }
 
 impl BrownianPaths {
@@ -65,16 +72,16 @@ impl NoiseSource for BrownianPaths {
         self.look_up(from, image, out.len());
         self.look_up(to, image, out.len());
         let [start, end] = &self.known;
-        let scale = (f64::from(END) / f64::from(from.abs_diff(to))).sqrt();
+        let scale = (f64::from(END) / f64::from(from.abs_diff(to))).sqrt() as f32;
         for (out, (start, end)) in out.iter_mut().zip(start.values.iter().zip(&end.values)) {
-            *out = (scale * (end - start)) as f32;
+            *out = scale * (end - start);
         }
     }
 }
 
 /// The times of two noise-to-signal ratios, never the same one.
 fn ends(from: f64, to: f64) -> [u32; 2] {
-    let time = |ratio: f64| ((1.0 - 1.0 / (1.0 + ratio)) * f64::from(END)).round() as u32;
+    let time = |ratio: f64| ((1.0 - 1.0 / (1.0 + ratio.sqrt().sqrt())) * f64::from(END)).round() as u32;
     let (from, to) = (time(from), time(to));
     match (from == to, to) {
         (false, _) => [from, to],
@@ -86,19 +93,22 @@ fn ends(from: f64, to: f64) -> [u32; 2] {
 
 /// W of one image at `time`, by bisection: W in the middle of an interval is the mean of its ends and noise of its own
 /// (Lévy's construction).
-fn path(seed: u64, time: u32, values: &mut [f64]) {
-    for (block, values) in values.chunks_mut(4).enumerate() {
-        let block = block as u32;
-        let (mut left, mut right) = ([0.0; 4], normals(seed, 0, block));
+fn path(seed: u64, time: u32, values: &mut [f32]) {
+    for (chunk, values) in values.chunks_mut(CHUNK).enumerate() {
+        let first = (chunk * LANES) as u32;
+        let (mut left, mut right) = ([[0.0; LANES]; 4], normals(seed, 0, first));
         let (mut start, mut end) = (0, END);
         // Numbered as in a heap: the halves of node n are 2·n and 2·n + 1.
         let mut node = 1;
         while time != start && time != end {
             let middle = start + (end - start) / 2;
-            let std_dev = 0.5 * (f64::from(end - start) / f64::from(END)).sqrt();
-            let noise = normals(seed, node, block);
-            let at_middle: [f64; 4] =
-                std::array::from_fn(|i| 0.5 * (left[i] + right[i]) + std_dev * noise[i]);
+            let std_dev = 0.5 * (f64::from(end - start) / f64::from(END)).sqrt() as f32;
+            let mut at_middle = normals(seed, node, first);
+            for ((middle, left), right) in at_middle.iter_mut().zip(&left).zip(&right) {
+                for ((middle, left), right) in middle.iter_mut().zip(left).zip(right) {
+                    *middle = 0.5 * (left + right) + std_dev * *middle;
+                }
+            }
             node *= 2;
             if time < middle {
                 (right, end) = (at_middle, middle);
@@ -108,30 +118,16 @@ fn path(seed: u64, time: u32, values: &mut [f64]) {
             }
         }
         let found = if time == start { left } else { right };
-        values.copy_from_slice(&found[..values.len()]);
+        values.copy_from_slice(&found.as_flattened()[..values.len()]);
     }
 }
 
-/// The standard normal values of a node for four values of an image.
-fn normals(seed: u64, node: u32, block: u32) -> [f64; 4] {
-    let words = philox_4x32_10([[node], [0], [block], [COUNTER_TAG]], seed);
-    words.map(|[word]| quantile((f64::from(word) + 0.5) * (1.0 / 4_294_967_296.0)))
-}
-
-/// The standard normal distribution's quantile to seven digits, for a probability from 2^-33 to 1 − 2^-33 (Wichura
-/// 1988, "Algorithm AS 241", PPND7): a path takes twenty normal values a number, and this is far quicker than sines.
-fn quantile(probability: f64) -> f64 {
-    let off = probability - 0.5;
-    if off.abs() <= 0.425 {
-        let r = 0.180625 - off * off;
-        let above = ((59.109374720 * r + 159.29113202) * r + 50.434271938) * r + 3.3871327179;
-        let below = ((67.187563600 * r + 78.757757664) * r + 17.895169469) * r + 1.0;
-        return off * above / below;
-    }
-    let r = (-libm::log(probability.min(1.0 - probability))).sqrt() - 1.6;
-    let above = ((0.17023821103 * r + 1.3067284816) * r + 2.7568153900) * r + 1.4234372777;
-    let below = (0.12021132975 * r + 0.73700164250) * r + 1.0;
-    (above / below).copysign(off)
+/// The standard normal values of a node for the values of an image that a chunk of counters gives.
+fn normals(seed: u64, node: u32, first: u32) -> [[f32; LANES]; 4] {
+    let counters = std::array::from_fn(|i| first + i as u32);
+    let [a, b, c, d] = philox_4x32_10([[node; LANES], [0; LANES], counters, [COUNTER_TAG; LANES]], seed);
+    let ([first, second], [third, fourth]) = (box_muller_pairs(&a, &b), box_muller_pairs(&c, &d));
+    [first, second, third, fourth]
 }
 
 #[cfg(test)]
@@ -140,7 +136,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::mixture::{config, perfect};
-    use super::super::{Noise, NoiseStream, Options, Plan, Run, Sampler};
+    use super::super::{Noise, NoiseStream, Options, Plan, Profile, Run, Sampler};
     use super::*;
     use crate::testing::relative_l2;
 
@@ -180,7 +176,8 @@ mod tests {
             }
         }
         let sum: Vec<f32> = sum.iter().map(|sum| (sum / length(from, to)) as f32).collect();
-        assert!(relative_l2(&sum, &whole) < 1e-6);
+        // The path is kept in `f32`.
+        assert!(relative_l2(&sum, &whole) < 1e-5);
     }
 
     #[test]
@@ -241,26 +238,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn quantiles_are_those_of_the_standard_normal() {
-        // scipy's norm.ppf
-        for (probability, expected) in [
-            (0.5, 0.0),
-            (0.6, 0.2533471031357997),
-            (0.075, -1.4395314709384563),
-            (0.0751, -1.4388253927525403),
-            (0.99, 2.3263478740408408),
-            (1e-6, -4.753424308822899),
-            (0.5f64.powi(33), -6.3379577545537895),
-        ] {
-            assert!(
-                (quantile(probability) - expected).abs() < 1e-6,
-                "{probability}: {}",
-                quantile(probability)
-            );
-        }
-    }
-
     /// What the paths are for. Streams, which give each number of steps noise of its own, do not pass.
     #[test]
     fn a_picture_settles_as_steps_grow() {
@@ -274,6 +251,7 @@ mod tests {
             let options = Options {
                 sampler: Some(sampler),
                 sigmas: Some((0..=steps).map(karras).collect()),
+                profile: Profile::ComfyUi,
                 ..Options::new(steps)
             };
             let plan = Arc::new(Plan::new(&config, &options).unwrap());
@@ -298,7 +276,7 @@ mod tests {
                 relative_l2(&picture(sampler, steps, streams), &picture(sampler, 2 * steps, streams))
             };
             let (few, many) = (change(25, false), change(200, false));
-            assert!(few < 0.3 && many < 0.06, "{sampler:?} {few} {many}");
+            assert!(few < 0.3 && many < 0.09, "{sampler:?} {few} {many}");
             assert!(change(200, true) > 0.7, "{sampler:?}");
         }
     }

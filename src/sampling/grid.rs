@@ -42,6 +42,8 @@ pub(super) struct Grid {
     /// Timesteps between two nodes of an evenly spaced schedule. diffusers' DDIM and PNDM step down by this, even
     /// where the next node lies elsewhere.
     pub(super) stride: Option<usize>,
+    /// The mix that image-to-image starts from, if it is not that of the first node.
+    pub(super) start: Option<NoiseLevel>,
     /// Whether the nodes are those of A1111's samplers that do not work in σ.
     has_own_timesteps: bool,
     /// What unit-variance noise is multiplied by to be the latents before the first step.
@@ -63,11 +65,15 @@ impl Grid {
             nodes: Vec::new(),
             total_steps: 0,
             stride: None,
+            start: None,
             has_own_timesteps: false,
             init_noise_sigma: 1.0,
             levels,
             coordinates,
         };
+        if options.steps == 0 {
+            bail!(InvalidArgument, "steps 0 is not at least 1");
+        }
         grid.nodes = match (&options.sigmas, &options.timesteps) {
             (Some(sigmas), None) => grid.given_sigmas(sigmas, options.steps)?,
             (None, Some(timesteps)) => grid.given_timesteps(timesteps, config, options, sampler)?,
@@ -99,6 +105,14 @@ impl Grid {
         self.node(timestep, sigma)
     }
 
+    /// The place of a noise-to-signal ratio.
+    pub(super) fn at_ratio(&self, ratio: f64) -> Node {
+        match self.levels {
+            Levels::Flow { .. } => self.at_sigma(ratio / (1.0 + ratio)),
+            Levels::Discrete { .. } | Levels::Edm { .. } => self.at_sigma(ratio),
+        }
+    }
+
     /// The place of a σ that the model is told to be at `timestep`.
     pub(super) fn node(&self, timestep: f64, sigma: f64) -> Node {
         let level = match self.coordinates {
@@ -124,9 +138,10 @@ impl Grid {
         }
         if options.profile == Profile::A1111
             && options.spacing.is_none()
-            && let Some(nodes) = sigmas::a1111_timesteps(self, options, sampler)?
+            && let Some((nodes, start)) = sigmas::a1111_timesteps(self, options, sampler)?
         {
             self.has_own_timesteps = true;
+            self.start = start;
             return Ok(nodes);
         }
         let spread = sampler.spread();

@@ -1,6 +1,6 @@
 //! Standard normal values from pairs of random words, many at once.
 //!
-//! Plain `f64` additions, multiplications, divisions and square roots in a fixed order, without branches: compilers make
+//! Plain additions, multiplications, divisions and square roots in a fixed order, without branches: compilers make
 //! vectors of it, and every machine gets the same bits. Errors stay below 10⁻¹⁵, far from where `f32` rounds.
 
 /// The first of cuRAND's two Box-Muller values (`_curand_box_muller`) of each pair of words, √(−2·ln u)·sin(2π·v) with u
@@ -10,6 +10,49 @@ pub(super) fn box_muller_curand(first: &[u32], second: &[u32], out: &mut [f32]) 
     for ((x, y), out) in first.iter().zip(second).zip(out) {
         *out = ((-2.0 * ln(middle(*x))).sqrt() * sin_turns(*y)) as f32;
     }
+}
+
+/// Both Box-Muller values of each pair of words, √(−2·ln u)·sin(2π·v) and √(−2·ln u)·cos(2π·v), in `f32`: half as much
+/// work, for noise that need not equal anybody else's.
+#[inline]
+pub(super) fn box_muller_pairs<const N: usize>(first: &[u32; N], second: &[u32; N]) -> [[f32; N]; 2] {
+    let (mut sines, mut cosines) = ([0.0; N], [0.0; N]);
+    for i in 0..N {
+        let radius = (-2.0 * ln_f32(first[i])).sqrt();
+        let (sin, cos) = sin_cos_f32(second[i]);
+        sines[i] = radius * sin;
+        cosines[i] = radius * cos;
+    }
+    [sines, cosines]
+}
+
+/// ln of the middle of a word's interval, to 10⁻⁶ or so.
+#[inline(always)]
+fn ln_f32(word: u32) -> f32 {
+    const SQRT_HALF: i32 = std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32;
+    // From 2⁻³³ up to 1; through `i32`, as processors convert those many at once.
+    let x = ((word >> 1) as i32 as f32 + 0.25) * (1.0 / 2_147_483_648.0);
+    let exponent = (x.to_bits() as i32 - SQRT_HALF) >> 23;
+    let mantissa = f32::from_bits((x.to_bits() as i32 - (exponent << 23)) as u32);
+    let s = (mantissa - 1.0) / (mantissa + 1.0);
+    let square = s * s;
+    let sum = (((1.0 / 9.0 * square + 1.0 / 7.0) * square + 1.0 / 5.0) * square + 1.0 / 3.0) * square;
+    // Never above 0, which rounding could bring about next to x = 1.
+    (exponent as f32 * std::f32::consts::LN_2 + 2.0 * (s + s * sum)).min(0.0)
+}
+
+/// Sine and cosine of 2π·v with v the middle of the word's interval, to 10⁻⁶ or so.
+#[inline(always)]
+fn sin_cos_f32(word: u32) -> (f32, f32) {
+    let quarter = word.wrapping_add(1 << 29) >> 30;
+    let rest = word.wrapping_sub(quarter << 30) as i32;
+    let angle = rest as f32 * (std::f32::consts::TAU / 4_294_967_296.0);
+    let square = angle * angle;
+    let sin =
+        angle * (1.0 - square / 6.0 * (1.0 - square / 20.0 * (1.0 - square / 42.0 * (1.0 - square / 72.0))));
+    let cos = 1.0 - square / 2.0 * (1.0 - square / 12.0 * (1.0 - square / 30.0 * (1.0 - square / 56.0)));
+    let (sin, cos) = if quarter & 1 == 0 { (sin, cos) } else { (cos, -sin) };
+    if quarter & 2 == 0 { (sin, cos) } else { (-sin, -cos) }
 }
 
 /// The middle of a word's interval between 0 and 1.

@@ -102,6 +102,7 @@ impl Settings<'_> {
 #[derive(Debug)]
 pub struct Plan {
     sampler: Sampler,
+    profile: Profile,
     program: Program,
     /// Where the first step starts and where each ends, in the sampler's coordinates.
     levels: Vec<NoiseLevel>,
@@ -141,8 +142,9 @@ impl Plan {
         let ends = program.reached().zip(nodes).filter_map(|(reached, node)| reached.or(node));
         Ok(Self {
             sampler,
+            profile: options.profile,
             timesteps: program.timesteps().collect(),
-            levels: std::iter::once(first.level).chain(ends).collect(),
+            levels: std::iter::once(grid.start.unwrap_or(first.level)).chain(ends).collect(),
             program,
             init_noise_sigma: grid.init_noise_sigma,
             clip,
@@ -169,7 +171,8 @@ impl Plan {
         self.program.evaluation_count()
     }
 
-    /// The timestep of each step's first evaluation, noisiest first; it may have a fraction.
+    /// The timestep of each step's first evaluation, noisiest first but where Restart goes back up; it may have a
+    /// fraction.
     pub fn timesteps(&self) -> &[f32] {
         &self.timesteps
     }
@@ -197,13 +200,15 @@ impl Plan {
     }
 
     /// Where the sampler's fresh noise comes from: each image's goes on from the stream that drew its first noise, or
-    /// follows a Brownian path of its own, one for each of `seeds`, with the samplers of DPM-Solver++'s SDE.
+    /// follows a Brownian path of its own, one for each of `seeds`, with the samplers of DPM-Solver++'s SDE (but for
+    /// `dpmpp_2m_sde` and `dpmpp_2m_sde_heun` in the `diffusers` profile, as diffusers' class draws from the stream).
     pub fn noise_source(&self, streams: Vec<NoiseStream>, seeds: &[u64]) -> Box<dyn NoiseSource + Send> {
-        use Sampler::*;
-        match self.sampler {
-            Dpmpp2mSde | Dpmpp2mSdeHeun | DpmppSde | Dpmpp3mSde => Box::new(BrownianPaths::new(seeds)),
-            _ => Box::new(streams),
-        }
+        let brownian = match self.sampler {
+            Sampler::Dpmpp2mSde | Sampler::Dpmpp2mSdeHeun => self.profile != Profile::Diffusers,
+            Sampler::DpmppSde | Sampler::Dpmpp3mSde => true,
+            _ => false,
+        };
+        if brownian { Box::new(BrownianPaths::new(seeds)) } else { Box::new(streams) }
     }
 
     pub(super) fn program(&self) -> &Program {

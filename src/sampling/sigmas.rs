@@ -5,7 +5,8 @@ use super::grid::{Grid, Node, drop_standing};
 use super::levels::{Levels, shifted};
 use super::timesteps::{Spread, check_steps, lcm_timesteps, timesteps};
 use super::{
-    Options, PredictionType, Profile, Sampler, SchedulerConfig, SigmaSchedule, TimestepSpacing, beta,
+    NoiseLevel, Options, PredictionType, Profile, Sampler, SchedulerConfig, SigmaSchedule, TimestepSpacing,
+    beta,
 };
 use crate::util::error::{Result, bail};
 use crate::util::limits;
@@ -145,16 +146,23 @@ pub(super) fn flow(grid: &Grid, sampler: Sampler, shift: f64, steps: usize) -> V
     (0..steps).map(step).map(|sigma| (told(sigma), sigma)).collect()
 }
 
-/// The timesteps and levels of A1111's samplers that work in timesteps (`sd_samplers_timesteps.py`). `None` = the
-/// sampler is none of them.
-pub(super) fn a1111_timesteps(grid: &Grid, options: &Options, sampler: Sampler) -> Result<Option<Vec<Node>>> {
+/// The timesteps and levels of A1111's samplers that work in timesteps (`sd_samplers_timesteps.py`), and the mix that
+/// image-to-image starts from: one timestep noisier than what the model is told first. `None` = the sampler is none of
+/// them.
+pub(super) fn a1111_timesteps(
+    grid: &Grid,
+    options: &Options,
+    sampler: Sampler,
+) -> Result<Option<(Vec<Node>, Option<NoiseLevel>)>> {
     let Levels::Discrete { alphas_cumprod, .. } = &grid.levels else { return Ok(None) };
     let train_timesteps = alphas_cumprod.len();
     check_steps(train_timesteps, options.steps)?;
     let last = train_timesteps - 1;
     let mut rising: Vec<usize> =
         (0..train_timesteps).step_by(train_timesteps / options.steps).map(|t| (t + 1).min(last)).collect();
-    Ok(match sampler {
+    let taken = options.strength.map(|strength| a1111_steps(options.steps, strength));
+    let start = taken.and_then(|taken| rising.get(taken)).map(|t| grid.at_timestep(*t).level);
+    let nodes = match sampler {
         // One step less than timesteps: the first of them is where the last step ends.
         Sampler::Ddim | Sampler::Plms => {
             if let [only] = rising[..]
@@ -163,29 +171,27 @@ pub(super) fn a1111_timesteps(grid: &Grid, options: &Options, sampler: Sampler) 
                 rising.push(last);
             }
             rising.dedup();
-            Some(rising.iter().rev().map(|t| grid.at_timestep(*t)).collect())
+            rising.iter().rev().map(|t| grid.at_timestep(*t)).collect()
         }
         // Even in time from the first timestep to the last, whose noise stays; ln α is even between timesteps.
         Sampler::UniPcBh1 | Sampler::UniPcBh2 => {
-            let (from, steps) = match options.strength {
+            let (from, steps) = match taken {
                 None => (last, rising.len()),
-                Some(strength) => match a1111_steps(options.steps, strength).min(rising.len()) {
-                    0 => bail!(InvalidArgument, "strength {strength} of {} steps leaves none", options.steps),
-                    steps => (rising[steps - 1], steps),
-                },
+                Some(0) => bail!(InvalidArgument, "strength leaves none of {} steps to take", options.steps),
+                Some(taken) => (rising[taken - 1], taken),
             };
             let node = |i: usize| {
                 let timestep = lerp(from as f64, 0.0, i as f64 / steps as f64);
                 let (low, high) = (timestep as usize, (timestep as usize + 1).min(last));
                 let log = |t: usize| libm::log(alphas_cumprod[t]);
                 let alpha_cumprod = libm::exp(lerp(log(low), log(high), timestep.fract()));
-                let level = super::NoiseLevel::from_alpha_cumprod(alpha_cumprod);
-                Node { timestep, level }
+                Node { timestep, level: NoiseLevel::from_alpha_cumprod(alpha_cumprod) }
             };
-            Some((0..=steps).map(node).collect())
+            (0..=steps).map(node).collect()
         }
-        _ => None,
-    })
+        _ => return Ok(None),
+    };
+    Ok(Some((nodes, start)))
 }
 
 /// The steps that A1111's image-to-image takes, less one (`setup_img2img_steps`).

@@ -57,6 +57,14 @@ fn levels_and_timesteps_equal_the_programs() {
         if let Some(wrong) = wrong {
             failures.push(format!("timesteps {wrong:?} {case}"));
         }
+        let starts = [case["start_sigma"].as_f64(), grid.start.map(NoiseLevel::ratio)];
+        if let [Some(expected), Some(start)] = starts {
+            if (start - expected).abs() > 1e-6 * expected {
+                failures.push(format!("start {start} not {expected} {case}"));
+            }
+        } else if starts != [None, None] {
+            failures.push(format!("start {starts:?} {case}"));
+        }
         if let Some(expected) = case["init_noise_sigma"].as_f64() {
             let init = grid.init_noise_sigma;
             if (init - expected).abs() > 1e-6 * expected {
@@ -180,5 +188,96 @@ fn each_program_has_its_own_last_digits() {
         let (first, last) = (grid.nodes[0].sigma(), grid.nodes[1].sigma());
         assert!((first - max).abs() < digits[0], "{profile:?} {first}");
         assert!((last - min).abs() < digits[1], "{profile:?} {last}");
+    }
+}
+
+/// What image-to-image leaves of a schedule, by each program's arithmetic.
+#[test]
+fn strength_leaves_the_steps_of_each_program() {
+    let left = |profile, sampler, steps, strength, sigmas: Option<Vec<f64>>| {
+        let options = Options { profile, sigmas, strength: Some(strength), ..Options::new(steps) };
+        Grid::new(&config("epsilon"), &options, sampler).map(|grid| (grid.len(), grid.total_steps)).ok()
+    };
+    // StableDiffusionImg2ImgPipeline.get_timesteps: int(steps * strength).
+    for (steps, strength, expected) in
+        [(20, 0.5, 10), (7, 0.33, 2), (50, 0.8, 40), (10, 0.3, 3), (3, 0.99, 2), (4, 1.0, 4)]
+    {
+        for sampler in [Sampler::Euler, Sampler::Ddim, Sampler::Dpmpp2m] {
+            let grid = left(Profile::Diffusers, sampler, steps, strength, None);
+            assert_eq!(grid, Some((expected, steps)), "{steps} {strength} {sampler:?}");
+        }
+    }
+    assert_eq!(left(Profile::Diffusers, Sampler::Euler, 10, 0.05, None), None);
+    // A1111's setup_img2img_steps: int(min(strength, 0.999) * steps) and one more.
+    for (steps, strength, expected) in [(20, 0.5, 11), (20, 1.0, 20), (7, 0.33, 3), (10, 0.05, 1)] {
+        let grid = left(Profile::A1111, Sampler::Euler, steps, strength, None);
+        assert_eq!(grid, Some((expected, steps)), "{steps} {strength}");
+    }
+    // ComfyUI's KSampler.set_steps: steps of int(steps / denoise); SplitSigmasDenoise: round(steps * denoise).
+    for (steps, strength, total) in [(20, 0.5, 40), (7, 0.33, 21), (20, 1.0, 20), (20, 0.99995, 20)] {
+        let grid = left(Profile::ComfyUi, Sampler::Euler, steps, strength, None);
+        assert_eq!(grid, Some((steps, total)), "{steps} {strength}");
+    }
+    let sigmas = Some(vec![9.0, 7.0, 5.0, 3.0, 1.0, 0.0]);
+    assert_eq!(left(Profile::ComfyUi, Sampler::Euler, 5, 0.5, sigmas), Some((2, 5)));
+}
+
+#[test]
+fn first_noise_is_scaled_as_in_each_program() {
+    let scale = |prediction_type, profile, schedule, sampler| {
+        let options = Options { profile, sigma_schedule: Some(schedule), ..Options::new(20) };
+        let grid = Grid::new(&config(prediction_type), &options, sampler).unwrap();
+        (grid.init_noise_sigma, grid.nodes[0].sigma())
+    };
+    let (karras, ddim_uniform) = (SigmaSchedule::Karras, SigmaSchedule::DdimUniform);
+    let (init, sigma) = scale("epsilon", Profile::A1111, karras, Sampler::Euler);
+    assert_eq!(init, sigma);
+    let (init, sigma) = scale("epsilon", Profile::ComfyUi, karras, Sampler::Euler);
+    assert!((init - sigma.hypot(1.0)).abs() < 1e-12);
+    // Not the model's most noise.
+    let (init, sigma) = scale("epsilon", Profile::ComfyUi, ddim_uniform, Sampler::Euler);
+    assert_eq!(init, sigma);
+    // The model's own coordinates.
+    assert_eq!(scale("epsilon", Profile::A1111, karras, Sampler::Ddim).0, 1.0);
+    assert_eq!(scale("epsilon", Profile::Diffusers, karras, Sampler::Dpmpp2m).0, 1.0);
+    // A flow's noise and its empty picture.
+    let (init, sigma) = scale("flow_prediction", Profile::ComfyUi, ddim_uniform, Sampler::Euler);
+    assert!(init == sigma && init < 1.0);
+    assert_eq!(scale("flow_prediction", Profile::Diffusers, karras, Sampler::Euler).0, 1.0);
+}
+
+#[test]
+fn levels_of_callers_are_checked() {
+    let status = |prediction_type, options: Options| {
+        Grid::new(&config(prediction_type), &options, Sampler::Euler)
+            .map_or_else(|e| Some(e.status()), |_| None)
+    };
+    let sigmas = |values: &[f64]| Options {
+        sigmas: Some(values.to_vec()),
+        ..Options::new(values.len().saturating_sub(1))
+    };
+    let timesteps =
+        |values: &[f64]| Options { timesteps: Some(values.to_vec()), ..Options::new(values.len()) };
+    for prediction_type in ["epsilon", "flow_prediction", "edm_v_prediction"] {
+        assert_eq!(status(prediction_type, sigmas(&[0.9, 0.5, 0.0])), None);
+        for bad in [
+            &[0.5, 0.9][..],
+            &[0.5, 0.5],
+            &[],
+            &[f64::INFINITY, 0.5],
+            &[0.5, -0.1],
+            &[0.5, 1e-9],
+            &[1e7, 0.0],
+        ] {
+            let found = status(prediction_type, sigmas(bad));
+            assert_eq!(found, Some(Status::InvalidArgument), "{prediction_type} {bad:?}");
+        }
+    }
+    assert_eq!(status("flow_prediction", sigmas(&[1.5, 0.0])), Some(Status::InvalidArgument));
+    assert_eq!(status("epsilon", timesteps(&[999.0, 20.5])), None);
+    // They have none.
+    assert_eq!(status("edm_v_prediction", timesteps(&[5.0])), Some(Status::InvalidArgument));
+    for bad in [&[20.0, 30.0][..], &[], &[f64::NAN], &[1000.0], &[-1.0]] {
+        assert_eq!(status("epsilon", timesteps(bad)), Some(Status::InvalidArgument), "{bad:?}");
     }
 }

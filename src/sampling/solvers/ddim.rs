@@ -2,17 +2,13 @@
 
 use super::super::plan::Settings;
 use super::super::program::{Builder, Value};
+use super::one_stride_below;
 
 /// Song et al. 2020 (arXiv:2010.02502), equations 12 and 16. Same numbers as diffusers' `DDIMScheduler.step`.
 pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
     let (grid, eta) = (settings.grid, settings.eta(0.0));
-    let end = grid.nodes[grid.len()];
     for (from, next) in grid.steps() {
-        // Like diffusers, a step goes one stride down, which need not be the next node where strides are uneven.
-        let to = match grid.stride {
-            Some(stride) => (from.timestep as usize).checked_sub(stride).map_or(end, |t| grid.at_timestep(t)),
-            None => next,
-        };
+        let to = one_stride_below(grid, from, next);
         let model = b.evaluate(x, from);
         // The posterior's standard deviation, in any scale of x: σ'/σ·√(σ² − (α/α')²·σ'²)
         let (sigma, ratio) = (from.sigma(), from.alpha() / to.alpha());

@@ -2,8 +2,7 @@
 
 use super::super::Profile;
 use super::super::config::{AlgorithmType, SolverType};
-use super::super::grid::{Grid, Node};
-use super::super::levels::Levels;
+use super::super::grid::Node;
 use super::super::plan::Settings;
 use super::super::program::{Builder, Value};
 use super::super::sampler::Sampler;
@@ -100,8 +99,8 @@ fn decay(from: Node, to: Node, power: f64) -> f64 {
     libm::pow(to.level.ratio() / from.level.ratio(), power)
 }
 
-/// One step of the exponential integrator over λ (Lu et al. 2022, arXiv:2211.01095, equation 14, and equation 19 of
-/// its appendix for the SDE of noise η): x' = `carry`·x + `scale`·Σ `weights[k]`·D⁽ᵏ⁾, where D⁽ᵏ⁾ is hᵏ times the k-th
+/// One step of the exponential integrator over λ (Lu et al. 2022, arXiv:2211.01095, proposition 4.1; for the SDE at
+/// η = 1, and k-diffusion's way between): x' = `carry`·x + `scale`·Σ `weights[k]`·D⁽ᵏ⁾, where D⁽ᵏ⁾ is hᵏ times the k-th
 /// derivative of the prediction by λ.
 pub(super) struct Integrator {
     carry: f64,
@@ -116,7 +115,7 @@ pub(super) struct Integrator {
 impl Integrator {
     pub(super) fn new(from: Node, to: Node, eta: f64, algorithm_type: AlgorithmType) -> Self {
         let h = to.lambda() - from.lambda();
-        // The noise form (arXiv:2206.00927, equation 3.7) is the data form with signal and noise exchanged.
+        // The noise form (arXiv:2206.00927, proposition 3.1) is the data form with signal and noise exchanged.
         let (carry, scale, big_h) = match algorithm_type {
             AlgorithmType::DataPrediction => {
                 (to.sigma() / from.sigma() * decay(from, to, eta), to.alpha(), h * (1.0 + eta))
@@ -219,7 +218,7 @@ fn two_s_ancestral(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
         let mut original = b.evaluate(x, from).original;
         // λ has no midpoint where it is infinite: without signal before the step, or without noise after it.
         if down > 0.0 && ratio.is_finite() {
-            let middle = at_ratio(settings.grid, (ratio * down).sqrt());
+            let middle = settings.grid.at_ratio((ratio * down).sqrt());
             let terms = towards(x, original, from, middle, middle.level.ratio());
             let x_middle = b.combine(&terms);
             original = b.evaluate(x_middle, middle).original;
@@ -234,8 +233,8 @@ fn two_s_ancestral(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
 }
 
 /// An ancestral step between two noise-to-signal ratios: the one to go down to, and how much noise takes it from there
-/// to `to` (k-diffusion's `get_ancestral_step`). It holds the marginal of any mix of signal and noise, where `to` is
-/// that of DDPM's posterior at η = 1.
+/// to `to` (k-diffusion's `get_ancestral_step`). It ends with the noise of `to` in any mix of signal and noise, a flow's
+/// too; at η = 1 it is DDPM's posterior.
 pub(super) fn ancestral(from: f64, to: f64, eta: f64) -> (f64, f64) {
     let fresh = eta * eta * (1.0 - (to / from).powi(2));
     (to * (1.0 - fresh).sqrt(), to * fresh.sqrt())
@@ -245,14 +244,6 @@ pub(super) fn ancestral(from: f64, to: f64, eta: f64) -> (f64, f64) {
 /// with as much signal as `to`.
 pub(super) fn towards(x: Value, original: Value, from: Node, to: Node, ratio: f64) -> [(f64, Value); 2] {
     [(to.alpha() * ratio / from.sigma(), x), (to.alpha() * (1.0 - ratio / from.level.ratio()), original)]
-}
-
-/// The place of a noise-to-signal ratio.
-pub(super) fn at_ratio(grid: &Grid, ratio: f64) -> Node {
-    match grid.levels {
-        Levels::Flow { .. } => grid.at_sigma(ratio / (1.0 + ratio)),
-        Levels::Discrete { .. } | Levels::Edm { .. } => grid.at_sigma(ratio),
-    }
 }
 
 #[cfg(test)]

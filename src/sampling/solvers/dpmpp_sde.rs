@@ -5,7 +5,7 @@ use super::super::config::{AlgorithmType, SolverType};
 use super::super::plan::Settings;
 use super::super::program::{Builder, Value};
 use super::super::sampler::Sampler;
-use super::dpmpp::{Multistep, ancestral, at_ratio, towards};
+use super::dpmpp::{Multistep, ancestral, towards};
 
 pub(super) fn write(b: &mut Builder, x: Value, settings: &Settings<'_>) {
     match settings.sampler {
@@ -16,7 +16,7 @@ pub(super) fn write(b: &mut Builder, x: Value, settings: &Settings<'_>) {
     }
 }
 
-/// SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, appendix). Same numbers as k-diffusion's
+/// SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095). Same numbers as k-diffusion's
 /// `sample_dpmpp_2m_sde`, and as diffusers' `DPMSolverMultistepScheduler` of `algorithm_type` "sde-dpmsolver++".
 fn two_m(b: &mut Builder, x: Value, settings: &Settings<'_>, solver_type: SolverType) {
     let multistep = match settings.options.profile {
@@ -38,7 +38,7 @@ fn three_m(b: &mut Builder, x: Value, settings: &Settings<'_>) {
 }
 
 /// SDE-DPM-Solver++(2S) with its midpoint at r = ½, whose prediction is the one that counts. Same numbers as
-/// k-diffusion's `sample_dpmpp_sde`.
+/// k-diffusion's `sample_dpmpp_sde` and diffusers' `DPMSolverSDEScheduler`, but for the noise's own.
 fn two_s(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
     let (eta, s_noise) = (settings.eta(1.0), settings.options.s_noise);
     for (from, to) in settings.grid.steps() {
@@ -46,7 +46,7 @@ fn two_s(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
         let mut original = b.evaluate(x, from).original;
         // λ has no midpoint where it is infinite: without signal before the step, or without noise after it.
         if ratio_to > 0.0 && ratio.is_finite() {
-            let middle = at_ratio(settings.grid, (ratio * ratio_to).sqrt());
+            let middle = settings.grid.at_ratio((ratio * ratio_to).sqrt());
             let (down, up) = ancestral(ratio, middle.level.ratio(), eta);
             let mut terms = towards(x, original, from, middle, down).to_vec();
             if up > 0.0 {

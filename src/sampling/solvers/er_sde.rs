@@ -6,7 +6,7 @@ use super::super::program::{Builder, Value};
 /// How finely ComfyUI and stable-diffusion.cpp cut their integrals: exact ones would be other numbers.
 const INTEGRATION_POINTS: usize = 200;
 
-/// VP ER-SDE-Solver-3 (Cui et al. 2023, arXiv:2309.06169, algorithm 3) over ρ = σ/α with the noise scaler
+/// VP ER-SDE-Solver-3 (Cui et al. 2023, arXiv:2309.06169) over ρ = σ/α with the noise scaler
 /// φ(ρ) = ρ·(exp(ρ^0.3) + 10). Same numbers as ComfyUI's `er_sde` at its defaults.
 pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
     // ρ, the prediction there and its slope, of the steps before.

@@ -72,7 +72,7 @@ pub(super) fn churn(b: &mut Builder, x: Value, node: Node, settings: &Settings<'
     let ratio = node.level.ratio();
     let gamma = (options.s_churn / steps as f64).min(std::f64::consts::SQRT_2 - 1.0);
     if (options.s_tmin..=options.s_tmax).contains(&ratio) && ratio.is_finite() {
-        let up = at_ratio(grid, ratio * (1.0 + gamma));
+        let up = grid.at_ratio(ratio * (1.0 + gamma));
         return (raise(b, x, [node, up], settings), up);
     }
     // The k-diffusion of A1111 draws at every step.
@@ -80,14 +80,6 @@ pub(super) fn churn(b: &mut Builder, x: Value, node: Node, settings: &Settings<'
         b.noise(ratio, ratio);
     }
     (x, node)
-}
-
-/// The place of a noise-to-signal ratio.
-pub(super) fn at_ratio(grid: &Grid, ratio: f64) -> Node {
-    match grid.levels {
-        Levels::Flow { .. } => grid.at_sigma(ratio / (1.0 + ratio)),
-        _ => grid.at_sigma(ratio),
-    }
 }
 
 /// x taken up to a noisier place by fresh noise.

@@ -20,7 +20,7 @@ mod restart;
 mod sa_solver;
 mod unipc;
 
-use super::grid::Node;
+use super::grid::{Grid, Node};
 use super::plan::Settings;
 use super::program::{Builder, Evaluated, Value};
 use super::{Clip, Sampler};
@@ -49,6 +49,18 @@ pub(super) fn write(b: &mut Builder, latents: Value, settings: &Settings<'_>) {
         Sampler::ErSde => er_sde::write(b, latents, settings),
         Sampler::ResMultistep => res_multistep::write(b, latents, settings),
         Sampler::GradientEstimation => gradient_estimation::write(b, latents, settings),
+    }
+}
+
+/// Where diffusers' DDIM and PNDM go from a node: one stride down, which need not be the next node where strides are
+/// uneven.
+fn one_stride_below(grid: &Grid, from: Node, next: Node) -> Node {
+    match grid.stride {
+        Some(stride) => match (from.timestep as usize).checked_sub(stride) {
+            Some(timestep) => grid.at_timestep(timestep),
+            None => grid.nodes[grid.len()],
+        },
+        None => next,
     }
 }
 

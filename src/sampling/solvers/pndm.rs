@@ -1,13 +1,13 @@
 //! PNDM and PLMS: Adams-Bashforth for the predicted noise, with DDIM's step to follow it.
 
-use super::super::grid::{Grid, Node};
+use super::super::grid::Node;
 use super::super::levels::Levels;
 use super::super::parameterization::NoiseLevel;
 use super::super::plan::Settings;
 use super::super::program::{Builder, Value};
 use super::super::sampler::Coordinates;
 use super::super::{PredictionType, Profile, Sampler};
-use super::clipped_epsilon;
+use super::{clipped_epsilon, one_stride_below};
 
 /// Adams-Bashforth by the number of predictions there are, the newest first.
 const ADAMS_BASHFORTH: [&[f64]; 4] = [
@@ -40,20 +40,9 @@ pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
             let weights = ADAMS_BASHFORTH[directions.len().min(4) - 1];
             let terms: Vec<(f64, Value)> =
                 weights.iter().copied().zip(directions.iter().rev().copied()).collect();
-            pndm.transfer(b, x, from.level, below(grid, from, next).level, &terms)
+            pndm.transfer(b, x, from.level, one_stride_below(grid, from, next).level, &terms)
         };
         b.end_step(x);
-    }
-}
-
-/// Like diffusers, a step goes one stride down, which need not be the next node where strides are uneven.
-fn below(grid: &Grid, from: Node, next: Node) -> Node {
-    match grid.stride {
-        Some(stride) => match (from.timestep as usize).checked_sub(stride) {
-            Some(timestep) => grid.at_timestep(timestep),
-            None => grid.nodes[grid.len()],
-        },
-        None => next,
     }
 }
 
@@ -163,7 +152,7 @@ impl Pndm<'_> {
     /// PLMS's first step: Euler, and again with the mean of both ends' directions.
     fn improved_euler(&self, b: &mut Builder, x: Value, first: Value, (from, to): (Node, Node)) -> Value {
         let grid = self.settings.grid;
-        let end = self.transfer(b, x, from.level, below(grid, from, to).level, &[(1.0, first)]);
+        let end = self.transfer(b, x, from.level, one_stride_below(grid, from, to).level, &[(1.0, first)]);
         let second = self.direction(b, end, to);
         // diffusers starts again one stride above the end, where that may be.
         let start = match grid.stride {

@@ -5,7 +5,7 @@ use super::super::plan::Settings;
 use super::super::program::{Builder, Value};
 use super::dpmpp::Multistep;
 
-/// Zhang et al. 2023 (arXiv:2308.02157), the multistep form of order 2 of table 2: φ₁ and φ₂ weigh the two last
+/// Zhang et al. 2023 (arXiv:2308.02157), the multistep form of order 2: φ₁ and φ₂ weigh the two last
 /// predictions, with the older one at c₂ = −(λ − λ₋₁)/h. These are the weights of DPM-Solver++(2M) with Heun's
 /// difference instead of the midpoint's. Same numbers as ComfyUI's `res_multistep` without noise.
 pub(super) fn write(b: &mut Builder, x: Value, settings: &Settings<'_>) {

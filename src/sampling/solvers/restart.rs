@@ -3,7 +3,7 @@
 use super::super::grid::{Grid, Node};
 use super::super::plan::Settings;
 use super::super::program::{Builder, Value};
-use super::euler::{at_ratio, raise};
+use super::euler::raise;
 use super::heun;
 
 /// Between which noise-to-signal ratios steps are taken again.
@@ -36,7 +36,7 @@ fn steps(grid: &Grid) -> Vec<(Node, Node)> {
     let mut way = karras(grid, nodes[0], nodes[count - 1], count - length * times);
     way.push(nodes[count]);
     let nearest = |ratio: f64| {
-        let sigma = at_ratio(grid, ratio).sigma();
+        let sigma = grid.at_ratio(ratio).sigma();
         let off = |i: &usize| (way[*i].sigma() - sigma).abs();
         (0..way.len()).min_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or(0)
     };

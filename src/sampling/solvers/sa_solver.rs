@@ -44,8 +44,8 @@ pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
     }
 }
 
-/// How stochastic a step is. diffusers adds noise between two whole training timesteps; for an EDM model, whose
-/// timesteps are not those, at the levels of noise where the paper does.
+/// How stochastic a step is. diffusers adds noise in the middle of the way, between two whole training timesteps; an
+/// EDM model's timesteps are not those, so there its middle is told by σ.
 fn tau(settings: &Settings<'_>, from: Node) -> f64 {
     let noisy = match settings.grid.levels {
         Levels::Discrete { .. } | Levels::Flow { .. } => (200.0..=800.0).contains(&from.timestep.floor()),
