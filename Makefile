@@ -47,7 +47,7 @@ build/bin/%: examples/c/%.c include/diffusion.h build/lib/$(FILE)
 	@echo "== building $<"
 	@mkdir -p build/bin
 	@$(CC) -std=c99 -O2 -Wall -Wextra -Wpedantic -Wconversion -Werror -Iinclude $< \
-	    -Lbuild/lib -Wl,-rpath,'$$ORIGIN/../lib' -ldiffusion -o $@
+	    -Lbuild/lib -Wl,-rpath,'$$ORIGIN/../lib' -ldiffusion -lm -o $@
 
 EXAMPLES := $(patsubst examples/c/%.c,build/bin/%,$(wildcard examples/c/*.c))
 

@@ -3,7 +3,8 @@
  * Load a model folder in diffusers layout once, share it among sessions, submit requests, and poll,
  * wait for or cancel the jobs that come of them. The library needs no Python and no network, prints
  * nothing, never ends the process, and gives the same image for the same request on every run and
- * with any number of threads.
+ * with any number of threads. Programs with a network of their own find noise schedules, samplers
+ * and guidance at the end; those need no engine.
  *
  * A complete program:
  *
@@ -41,7 +42,8 @@
  *    wrong; it may be NULL. Handles that a failed function would have made are NULL. A NULL
  *    argument is an error, never a crash.
  * 3. Threads. Each function says which threads may call it; const parameters may be shared freely.
- *    Callbacks come from the library's threads and are optional: all they tell can be polled.
+ *    Callbacks are optional: all they tell can be polled, all they ask can be asked and told. A
+ *    job's come from the library's threads, a sampler's from the thread that called it.
  * 4. Text is UTF-8 that ends with a NUL, copied before the function returns. So are paths, on every
  *    system.
  * 5. ABI. Symbols are never removed or changed within a soname. Structures begin with struct_size
@@ -155,10 +157,36 @@ typedef struct diffusion_session diffusion_session;
 typedef struct diffusion_job diffusion_job;
 
 /**
- * A finished picture, immutable. It depends on no other object.
+ * A picture, immutable: a finished one, or one to start from. It depends on no other object.
  * \since 0.1.0
  */
 typedef struct diffusion_image diffusion_image;
+
+/**
+ * How much noise each training timestep carries, and what a model trained on that predicts.
+ * Immutable.
+ * \since 0.1.0
+ */
+typedef struct diffusion_schedule diffusion_schedule;
+
+/**
+ * A sampler under way: it takes noise to samples, step by step, and asks the host for what the
+ * model predicts.
+ *
+ * It may be used by one thread at a time; a call that meets another one returns
+ * ::DIFFUSION_ERROR_BUSY and does nothing.
+ * \since 0.1.0
+ */
+typedef struct diffusion_sampler diffusion_sampler;
+
+/**
+ * The guidance of one way from noise to samples, and what it remembers from step to step.
+ *
+ * It may be used by one thread at a time; a call that meets another one returns
+ * ::DIFFUSION_ERROR_BUSY and does nothing.
+ * \since 0.1.0
+ */
+typedef struct diffusion_guidance diffusion_guidance;
 
 /* ---- Version --------------------------------------------------------------------------------- */
 /** \defgroup version Version
@@ -223,6 +251,8 @@ enum diffusion_status_enum {
     DIFFUSION_PENDING = 1,
     /** The time was up first. (Not used in this version.) */
     DIFFUSION_TIMEOUT = 2,
+    /** Nothing is left to do: a sampler has taken all its steps. */
+    DIFFUSION_DONE = 3,
     /**
      * A bug in the library; the message says where. The session it happened in cannot be used any
      * more.
@@ -624,23 +654,32 @@ enum diffusion_option_enum {
      */
     DIFFUSION_OPTION_NEGATIVE_PROMPT = 2,
     /**
-     * Image width in pixels, a multiple of size_multiple; 0 = the model's own. [int, 0, 0..8192]
+     * Image width in pixels, a multiple of size_multiple; 0 = that of the option image, else the
+     * model's own. [int, 0, 0..8192]
      */
     DIFFUSION_OPTION_WIDTH = 3,
     /**
-     * Image height in pixels, a multiple of size_multiple; 0 = the model's own. [int, 0, 0..8192]
+     * Image height in pixels, a multiple of size_multiple; 0 = that of the option image, else the
+     * model's own. [int, 0, 0..8192]
      */
     DIFFUSION_OPTION_HEIGHT = 4,
     /** Denoising steps; 0 = decode the given latents as they are. [int, 20, 0..1000] */
     DIFFUSION_OPTION_STEPS = 5,
     /** Strength of classifier-free guidance; 1 and below turn it off. [float, 7.5, 0..100] */
     DIFFUSION_OPTION_GUIDANCE_SCALE = 6,
-    /** Seed of the noise, any 64 bits; image i of a batch uses seed + i. [int, 0, any] */
+    /**
+     * Seed of the noise, any 64 bits; image i of a batch uses seed + i (but see variation_seed and
+     * profile). [int, 0, any]
+     *
+     * Where variation_strength is above 0, all images of a batch have the first noise of seed; in
+     * the profile ::DIFFUSION_PROFILE_COMFYUI, each has its part of one noise for the whole batch.
+     */
     DIFFUSION_OPTION_SEED = 7,
     /** Images to make at once. [int, 1, 1..64] */
     DIFFUSION_OPTION_BATCH_SIZE = 8,
     /**
-     * How noise becomes an image; auto = the model's default_sampler. [::diffusion_sampler, auto]
+     * How noise becomes an image; auto = the model's default_sampler. [::diffusion_sampler_id,
+     * auto]
      */
     DIFFUSION_OPTION_SAMPLER = 9,
     /**
@@ -648,11 +687,14 @@ enum diffusion_option_enum {
      * [::diffusion_timestep_spacing, auto]
      */
     DIFFUSION_OPTION_TIMESTEP_SPACING = 10,
-    /** Fresh noise in each ddim step: 0 = none, 1 = as much as ddpm. [float, 0, 0..1] */
+    /**
+     * How much fresh noise a step adds: 0 = none, 1 = as much as ddpm; negative = the sampler's
+     * own. [float, -1, -1..1]
+     */
     DIFFUSION_OPTION_ETA = 11,
     /**
-     * Noise generator: philox equals torch's CUDA randn, mt19937 its CPU randn; auto = philox.
-     * [::diffusion_noise, auto]
+     * Noise generator: philox equals torch's CUDA randn, mt19937 its CPU randn; auto = the
+     * profile's. [::diffusion_noise, auto]
      */
     DIFFUSION_OPTION_NOISE = 12,
     /**
@@ -665,26 +707,376 @@ enum diffusion_option_enum {
      */
     DIFFUSION_OPTION_LATENTS = 13,
     /** What to make: auto = image; latents skips the decoder. [::diffusion_output, auto] */
-    DIFFUSION_OPTION_OUTPUT = 14
+    DIFFUSION_OPTION_OUTPUT = 14,
+    /**
+     * How the noise levels are laid out; auto = the model's own, else by timestep_spacing.
+     * [::diffusion_sigma_schedule, auto]
+     */
+    DIFFUSION_OPTION_SIGMA_SCHEDULE = 15,
+    /**
+     * Noise levels of your own, falling, one more than steps: the last (often 0) is where the last
+     * step ends. [floats, unset]
+     *
+     * In the sampler's own terms: noise-to-signal ratios, or a flow model's t from 1 to 0. The
+     * number of values decides the number of steps, whatever ::DIFFUSION_OPTION_STEPS says (unless
+     * that is 0).
+     */
+    DIFFUSION_OPTION_SIGMAS = 16,
+    /**
+     * Training timesteps of your own, falling, one a step, in place of sigmas or a schedule.
+     * [floats, unset]
+     *
+     * Their number decides the number of steps. The last step ends without noise.
+     */
+    DIFFUSION_OPTION_TIMESTEPS = 17,
+    /**
+     * Noise put back before each step and taken away in it, over all steps; for euler, heun and
+     * dpm2. [float, 0, 0..1000]
+     */
+    DIFFUSION_OPTION_S_CHURN = 18,
+    /** The least noise level at which s_churn acts. [float, 0, 0..1000000] */
+    DIFFUSION_OPTION_S_TMIN = 19,
+    /** The greatest noise level at which s_churn acts; 0 = any. [float, 0, 0..1000000] */
+    DIFFUSION_OPTION_S_TMAX = 20,
+    /** What all fresh noise is multiplied by. [float, 1, 0..10] */
+    DIFFUSION_OPTION_S_NOISE = 21,
+    /**
+     * Whose numbers to give where programs differ; auto = diffusers. [::diffusion_profile, auto]
+     *
+     * It decides the scale of the first noise, the steps of image-to-image, how sigma schedules
+     * end, and what the seeds of a batch are.
+     */
+    DIFFUSION_OPTION_PROFILE = 22,
+    /**
+     * The picture that image-to-image and inpainting start from, width x height pixels. [image,
+     * unset]
+     *
+     * Each image of a batch starts from it. Its size is the request's where width and height are 0,
+     * and must be equal to it elsewhere.
+     */
+    DIFFUSION_OPTION_IMAGE = 23,
+    /**
+     * What to paint anew: white is painted, black keeps the pixels of the option image to the bit.
+     * [image, unset]
+     *
+     * As large as ::DIFFUSION_OPTION_IMAGE, which it needs. A pixel is white if the mean of its
+     * red, green and blue is at least a half. Works with any text-to-image model: after each step
+     * the latents of what is black are put back, noised to that step, and at the end its pixels
+     * are, always. The latents go with the upper left pixel of those they stand for. The final
+     * latents are not put together so.
+     */
+    DIFFUSION_OPTION_MASK = 24,
+    /**
+     * How much of the way to go from the option image, above 0; 1 = all steps. [float, 0.8, 0..1]
+     *
+     * Below 1 the first steps are left out, and those that remain start from the noised picture.
+     * With ::DIFFUSION_OPTION_MASK, 1 starts from pure noise.
+     */
+    DIFFUSION_OPTION_STRENGTH = 25,
+    /**
+     * Seed to vary the picture of seed towards, any 64 bits; image i of a batch uses variation_seed
+     * + i. [int, 0, any]
+     *
+     * A1111's variation seed: the first noise is interpolated spherically between the two.
+     */
+    DIFFUSION_OPTION_VARIATION_SEED = 26,
+    /**
+     * How far to go from seed to variation_seed: 0 = not at all, 1 = all the way. [float, 0, 0..1]
+     */
+    DIFFUSION_OPTION_VARIATION_STRENGTH = 27,
+    /**
+     * Added to the seeds of the noise that steps add; 0 = it goes on where the first noise ends.
+     * [int, 0, any]
+     *
+     * A1111's ENSD, which for many shared settings is 31337.
+     */
+    DIFFUSION_OPTION_ETA_NOISE_SEED_DELTA = 28,
+    /**
+     * Quantile of each prediction's values that becomes the limit of all; 0 = as the model's config
+     * says. [float, 0, 0..1]
+     */
+    DIFFUSION_OPTION_DYNAMIC_THRESHOLDING_RATIO = 29,
+    /** The most that the limit of dynamic_thresholding_ratio may be. [float, 1, 1..1000000] */
+    DIFFUSION_OPTION_DYNAMIC_THRESHOLDING_MAX = 30,
+    /**
+     * How the predictions with and without the prompt combine; auto = cfg.
+     * [::diffusion_guidance_method, auto]
+     */
+    DIFFUSION_OPTION_GUIDANCE_METHOD = 31,
+    /** A guidance scale for each step that is taken, in place of guidance_scale. [floats, unset] */
+    DIFFUSION_OPTION_GUIDANCE_SCHEDULE = 32,
+    /**
+     * How far guided predictions are brought back to the contrast of unguided ones. [float, 0,
+     * 0..1]
+     */
+    DIFFUSION_OPTION_GUIDANCE_RESCALE = 33,
+    /** The part of the steps after which guidance begins. [float, 0, 0..1] */
+    DIFFUSION_OPTION_GUIDANCE_START = 34,
+    /** The part of the steps after which guidance ends. [float, 1, 0..1] */
+    DIFFUSION_OPTION_GUIDANCE_STOP = 35,
+    /** Steps at the start that cfg_zero_star takes with a prediction of zero. [int, 1, 0..1000] */
+    DIFFUSION_OPTION_ZERO_INIT_STEPS = 36,
+    /** What apg keeps of guidance along the prediction: 0 = nothing, 1 = all. [float, 1, 0..10] */
+    DIFFUSION_OPTION_APG_ETA = 37,
+    /** The longest difference that apg guides by; 0 = any. [float, 15, 0..1000000] */
+    DIFFUSION_OPTION_APG_NORM_THRESHOLD = 38,
+    /**
+     * What apg keeps of the differences of earlier steps; its paper's is negative. [float, 0,
+     * -0.99..0.99]
+     */
+    DIFFUSION_OPTION_APG_MOMENTUM = 39,
+    /** Strength of guidance away from a perturbed network; 0 turns it off. [float, 0, 0..100] */
+    DIFFUSION_OPTION_PAG_SCALE = 40,
+    /**
+     * Blocks that pag_scale perturbs, such as mid_block,down_blocks.1,up_blocks.0; empty =
+     * mid_block. [string, ""]
+     */
+    DIFFUSION_OPTION_PAG_APPLIED_LAYERS = 41,
+    /**
+     * What those blocks lose: what attention sees, or all their layers; auto = identity_attention.
+     * [::diffusion_perturbation, auto]
+     */
+    DIFFUSION_OPTION_PERTURBATION = 42
 };
 
 /**
- * How noise becomes an image: a value of ::diffusion_sampler_enum.
+ * How noise becomes an image: a value of ::diffusion_sampler_id_enum.
  * \since 0.1.0
  */
-typedef int32_t diffusion_sampler;
+typedef int32_t diffusion_sampler_id;
 
-/** Values of ::diffusion_sampler. */
-enum diffusion_sampler_enum {
+/** Values of ::diffusion_sampler_id. */
+enum diffusion_sampler_id_enum {
     /** The one of the model's scheduler_config.json. */
     DIFFUSION_SAMPLER_AUTO = 0,
-    /** Denoising diffusion probabilistic models (Ho et al. 2020). */
+    /** The original; needs hundreds of steps. Ho et al. 2020, arXiv:2006.11239, algorithm 2. */
     DIFFUSION_SAMPLER_DDPM = 1,
-    /** Denoising diffusion implicit models (Song et al. 2020). */
+    /**
+     * The plain deterministic one; eta adds noise. Song et al. 2020, arXiv:2010.02502, equation 12.
+     */
     DIFFUSION_SAMPLER_DDIM = 2,
-    /** Euler's method on the probability flow (Karras et al. 2022, algorithm 2 without churn). */
-    DIFFUSION_SAMPLER_EULER = 3
+    /**
+     * Simple and robust. Karras et al. 2022, arXiv:2206.00364, algorithm 2 without its correction.
+     */
+    DIFFUSION_SAMPLER_EULER = 3,
+    /**
+     * Varied pictures that never settle as steps grow. k-diffusion sample_euler_ancestral; for
+     * flows diffusers LTXEulerAncestralRFScheduler.
+     */
+    DIFFUSION_SAMPLER_EULER_ANCESTRAL = 4,
+    /**
+     * Guidance scales of 0 to 1 without oversaturation. Chung et al. 2024, arXiv:2406.08070,
+     * algorithm 2.
+     */
+    DIFFUSION_SAMPLER_EULER_CFG_PP = 5,
+    /** Precise; twice the work of a step. Karras et al. 2022, arXiv:2206.00364, algorithm 2. */
+    DIFFUSION_SAMPLER_HEUN = 6,
+    /**
+     * As heun, and mostly a little more precise. k-diffusion sample_dpm_2: Karras et al. 2022,
+     * algorithm 2, with DPM-Solver-2's midpoint, arXiv:2206.00927.
+     */
+    DIFFUSION_SAMPLER_DPM2 = 7,
+    /** As dpm2, with fresh noise. k-diffusion sample_dpm_2_ancestral. */
+    DIFFUSION_SAMPLER_DPM2_ANCESTRAL = 8,
+    /**
+     * An older multistep method, cheap and smooth. Adams-Bashforth for uneven steps of sigma;
+     * k-diffusion sample_lms.
+     */
+    DIFFUSION_SAMPLER_LMS = 9,
+    /**
+     * Runge-Kutta steps first, then multistep; four evaluations in each of the first three steps.
+     * Liu et al. 2022, arXiv:2202.09778, algorithm 2.
+     */
+    DIFFUSION_SAMPLER_PNDM = 10,
+    /**
+     * Stable Diffusion 1's first default. Liu et al. 2022, arXiv:2202.09778, without Runge-Kutta
+     * steps (latent diffusion).
+     */
+    DIFFUSION_SAMPLER_PLMS = 11,
+    /**
+     * Detailed and varied; twice the work of a step. Lu et al. 2022, arXiv:2211.01095, algorithm 1;
+     * k-diffusion.
+     */
+    DIFFUSION_SAMPLER_DPMPP_2S_ANCESTRAL = 12,
+    /** The usual choice for 15 to 30 steps. Lu et al. 2022, arXiv:2211.01095, algorithm 2. */
+    DIFFUSION_SAMPLER_DPMPP_2M = 13,
+    /**
+     * Detailed pictures in 20 to 40 steps. Lu et al. 2022, arXiv:2211.01095; k-diffusion
+     * sample_dpmpp_2m_sde, midpoint.
+     */
+    DIFFUSION_SAMPLER_DPMPP_2M_SDE = 14,
+    /** As dpmpp_2m_sde, a little smoother. k-diffusion sample_dpmpp_2m_sde, heun. */
+    DIFFUSION_SAMPLER_DPMPP_2M_SDE_HEUN = 15,
+    /**
+     * Good with few steps; twice the work of a step. Lu et al. 2022, arXiv:2211.01095; k-diffusion
+     * sample_dpmpp_sde.
+     */
+    DIFFUSION_SAMPLER_DPMPP_SDE = 16,
+    /** For many steps. k-diffusion sample_dpmpp_3m_sde. */
+    DIFFUSION_SAMPLER_DPMPP_3M_SDE = 17,
+    /**
+     * As dpmpp_2m, but steps come in groups. Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2,
+     * for the data prediction of arXiv:2211.01095.
+     */
+    DIFFUSION_SAMPLER_DPM_SOLVER_SINGLESTEP = 18,
+    /**
+     * Predictor and corrector; good below 10 steps. Zhao et al. 2023, arXiv:2302.04867, B(h) = h.
+     */
+    DIFFUSION_SAMPLER_UNIPC_BH1 = 19,
+    /**
+     * Predictor and corrector; good for guided pictures in few steps. Zhao et al. 2023,
+     * arXiv:2302.04867, B(h) = exp(h) - 1.
+     */
+    DIFFUSION_SAMPLER_UNIPC_BH2 = 20,
+    /**
+     * Exponential integrator; good with few steps. Zhang & Chen 2022, arXiv:2204.13902, log-rho.
+     */
+    DIFFUSION_SAMPLER_DEIS = 21,
+    /**
+     * Multistep without PNDM's warm-up. Zhang & Chen 2022, arXiv:2204.13902, iPNDM; diffusers
+     * IPNDMScheduler.step.
+     */
+    DIFFUSION_SAMPLER_IPNDM = 22,
+    /**
+     * For models distilled by consistency: 1 to 8 steps. Luo et al. 2023, arXiv:2310.04378,
+     * algorithm 3.
+     */
+    DIFFUSION_SAMPLER_LCM = 23,
+    /**
+     * For models distilled along trajectories; eta is its gamma. Zheng et al. 2024,
+     * arXiv:2402.19159, algorithm 4.
+     */
+    DIFFUSION_SAMPLER_TCD = 24,
+    /** Stochastic Adams predictor and corrector. Xue et al. 2023, arXiv:2309.05019, algorithm 1. */
+    DIFFUSION_SAMPLER_SA_SOLVER = 25,
+    /**
+     * Heun that, from 20 steps on, goes back up and down again to shed errors. Xu et al. 2023,
+     * arXiv:2306.14878, with the restarts of A1111.
+     */
+    DIFFUSION_SAMPLER_RESTART = 26,
+    /** Extended reverse-time SDE; detailed with few steps. Cui et al. 2023, arXiv:2309.06169. */
+    DIFFUSION_SAMPLER_ER_SDE = 27,
+    /** Refined exponential solver; a sharper dpmpp_2m. Zhang et al. 2023, arXiv:2308.02157. */
+    DIFFUSION_SAMPLER_RES_MULTISTEP = 28,
+    /**
+     * Euler that leans on the last step's direction. Permenter & Yuan 2023, arXiv:2306.04848,
+     * gradient estimation; ComfyUI gradient_estimation.
+     */
+    DIFFUSION_SAMPLER_GRADIENT_ESTIMATION = 29
 };
+
+/**
+ * How noise levels are laid out: a value of ::diffusion_sigma_schedule_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_sigma_schedule;
+
+/** Values of ::diffusion_sigma_schedule. */
+enum diffusion_sigma_schedule_enum {
+    /**
+     * The one of the model's scheduler_config.json, else by ::DIFFUSION_OPTION_TIMESTEP_SPACING.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_AUTO = 0,
+    /**
+     * Even in timesteps: what models are trained on; other programs' normal and uniform.
+     * k-diffusion DiscreteSchedule.get_sigmas; diffusers timestep_spacing.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_DISCRETE = 1,
+    /**
+     * Even in timesteps, whole ones of the model's table, without its least noisy. ComfyUI
+     * simple_scheduler.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_SIMPLE = 2,
+    /**
+     * Even in timesteps, one more than the steps, without its least noisy; for distilled models.
+     * Stability generative-models; ComfyUI normal_scheduler, sgm.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_SGM_UNIFORM = 3,
+    /**
+     * Many steps at little noise; the usual choice for dpmpp samplers in 15 to 30 steps. Karras et
+     * al. 2022, arXiv:2206.00364, equation 5 with rho 7.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_KARRAS = 4,
+    /**
+     * Even in the logarithm of the noise; goes with the SDE samplers. k-diffusion
+     * get_sigmas_exponential.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_EXPONENTIAL = 5,
+    /**
+     * At rho 1 the same as exponential, under the name other programs have for it. k-diffusion
+     * get_sigmas_polyexponential with rho 1.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_POLYEXPONENTIAL = 6,
+    /**
+     * Many steps at both ends, few in the middle. Lee et al. 2024, arXiv:2407.12173, alpha and beta
+     * 0.6.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_BETA = 7,
+    /**
+     * Even in the arc tangent of the noise: optimal if the data were one Gaussian. Sabour et al.
+     * 2024, arXiv:2404.14507, theorem 3.1.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_KL_OPTIMAL = 8,
+    /**
+     * Found by optimisation for Stable Diffusion 1 in 10 steps, other counts in between. Sabour et
+     * al. 2024, arXiv:2404.14507, Stable Diffusion 1.5's table.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_ALIGN_YOUR_STEPS = 9,
+    /**
+     * Found by optimisation for SDXL in 10 steps, other counts in between. Sabour et al. 2024,
+     * arXiv:2404.14507, SDXL's table.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_ALIGN_YOUR_STEPS_XL = 10,
+    /**
+     * Whole strides of timesteps from the second; the count of steps may come out a little higher.
+     * Song et al. 2020, arXiv:2010.02502, appendix D.2; ComfyUI ddim_scheduler.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_DDIM_UNIFORM = 11,
+    /**
+     * Small even steps at the most noise, then ever larger ones; for flow models. Genmo Mochi 1;
+     * ComfyUI linear_quadratic_schedule.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_LINEAR_QUADRATIC = 12,
+    /**
+     * The timesteps that consistency models were distilled at. Luo et al. 2023, arXiv:2310.04378,
+     * section 4.3; diffusers LCMScheduler.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_LCM = 13,
+    /**
+     * Counts down from the last timestep, as models distilled adversarially want it: 1 to 4 steps.
+     * Sauer et al. 2023, arXiv:2311.17042; ComfyUI SDTurboScheduler.
+     */
+    DIFFUSION_SIGMA_SCHEDULE_TURBO = 14
+};
+
+/**
+ * Whose numbers to give where programs use one name for different arithmetic: a value of
+ * ::diffusion_profile_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_profile;
+
+/** Values of ::diffusion_profile. */
+enum diffusion_profile_enum {
+    /** ::DIFFUSION_PROFILE_DIFFUSERS */
+    DIFFUSION_PROFILE_AUTO = 0,
+    /** Hugging Face diffusers, with a generator for each image. */
+    DIFFUSION_PROFILE_DIFFUSERS = 1,
+    /** AUTOMATIC1111's Stable Diffusion web UI. */
+    DIFFUSION_PROFILE_A1111 = 2,
+    /**
+     * ComfyUI. A batch's first noise is drawn at once from one stream of the Mersenne Twister, so
+     * that an image depends on its place in the batch; the noise of steps comes from seed + 1 + i
+     * for image i.
+     */
+    DIFFUSION_PROFILE_COMFYUI = 3
+};
+
+/**
+ * Which training timesteps a sampler visits: a value of ::diffusion_timestep_spacing_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_timestep_spacing;
 
 /** Values of ::diffusion_timestep_spacing (Lin et al. 2023, table 2). */
 enum diffusion_timestep_spacing_enum {
@@ -698,9 +1090,49 @@ enum diffusion_timestep_spacing_enum {
     DIFFUSION_TIMESTEP_SPACING_LINSPACE = 3
 };
 
+/**
+ * How the predictions with and without the prompt combine: a value of
+ * ::diffusion_guidance_method_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_guidance_method;
+
+/** Values of ::diffusion_guidance_method. */
+enum diffusion_guidance_method_enum {
+    /** ::DIFFUSION_GUIDANCE_METHOD_CFG */
+    DIFFUSION_GUIDANCE_METHOD_AUTO = 0,
+    /** Classifier-free guidance (Ho & Salimans 2022). */
+    DIFFUSION_GUIDANCE_METHOD_CFG = 1,
+    /** CFG-Zero* (Fan et al. 2025), for flow models. */
+    DIFFUSION_GUIDANCE_METHOD_CFG_ZERO_STAR = 2,
+    /** Adaptive projected guidance (Sadat et al. 2024): high scales without oversaturation. */
+    DIFFUSION_GUIDANCE_METHOD_APG = 3
+};
+
+/** Values of ::diffusion_perturbation. */
+enum diffusion_perturbation_enum {
+    /** ::DIFFUSION_PERTURBATION_IDENTITY_ATTENTION */
+    DIFFUSION_PERTURBATION_AUTO = 0,
+    /**
+     * Self-attention sees only each place itself: perturbed-attention guidance (Ahn et al. 2024).
+     */
+    DIFFUSION_PERTURBATION_IDENTITY_ATTENTION = 1,
+    /** The transformer layers are left out: skip-layer guidance. */
+    DIFFUSION_PERTURBATION_SKIP_LAYER = 2
+};
+
+/**
+ * Where noise comes from: a value of ::diffusion_noise_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_noise;
+
 /** Values of ::diffusion_noise. */
 enum diffusion_noise_enum {
-    /** ::DIFFUSION_NOISE_PHILOX */
+    /**
+     * ::DIFFUSION_NOISE_PHILOX, and ::DIFFUSION_NOISE_MT19937 in the profile
+     * ::DIFFUSION_PROFILE_COMFYUI.
+     */
     DIFFUSION_NOISE_AUTO = 0,
     /** Philox 4x32-10: equal to torch.randn on CUDA. */
     DIFFUSION_NOISE_PHILOX = 1,
@@ -738,7 +1170,9 @@ enum diffusion_option_type_enum {
      */
     DIFFUSION_OPTION_TYPE_ENUM = 4,
     /** A list of numbers: diffusion_request_set_floats(). */
-    DIFFUSION_OPTION_TYPE_FLOATS = 5
+    DIFFUSION_OPTION_TYPE_FLOATS = 5,
+    /** A picture: diffusion_request_set_image(). */
+    DIFFUSION_OPTION_TYPE_IMAGE = 6
 };
 
 /**
@@ -823,7 +1257,10 @@ DIFFUSION_API const char *diffusion_option_choice(diffusion_option option, int32
  */
 typedef int32_t diffusion_stage;
 
-/** Values of ::diffusion_stage, in the order in which a job passes them. */
+/**
+ * Values of ::diffusion_stage. A job passes them in the order queued, text, encode, denoise,
+ * decode, finished, and may leave some out.
+ */
 enum diffusion_stage_enum {
     /** It waits in its session's queue. */
     DIFFUSION_STAGE_QUEUED = 0,
@@ -834,7 +1271,12 @@ enum diffusion_stage_enum {
     /** The decoder makes images. */
     DIFFUSION_STAGE_DECODE = 3,
     /** Done, failed or cancelled. */
-    DIFFUSION_STAGE_FINISHED = 4
+    DIFFUSION_STAGE_FINISHED = 4,
+    /**
+     * The encoder makes latents of ::DIFFUSION_OPTION_IMAGE. Comes after ::DIFFUSION_STAGE_TEXT,
+     * where there is one.
+     */
+    DIFFUSION_STAGE_ENCODE = 5
 };
 
 /**
@@ -958,6 +1400,26 @@ diffusion_status diffusion_request_set_floats(
     diffusion_request *request, diffusion_option option, const float *data, size_t count);
 
 /**
+ * Sets an image.
+ *
+ * Whether its size fits the request is checked by diffusion_submit(). The request shares the
+ * image's pixels: the image may be freed at once.
+ *
+ * \param request The request.
+ * \param option An option of type ::DIFFUSION_OPTION_TYPE_IMAGE.
+ * \param image From diffusion_image_new(), diffusion_image_load_png() or a job. NULL unsets the
+ *     option.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT for an option of another type;
+ *     ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each request.
+ * \since 0.1.0
+ * \sa diffusion_request_set_string
+ */
+DIFFUSION_API
+diffusion_status diffusion_request_set_image(
+    diffusion_request *request, diffusion_option option, const diffusion_image *image);
+
+/**
  * Sets who hears of the progress of jobs submitted from now on.
  *
  * \param request The request.
@@ -973,8 +1435,7 @@ diffusion_status diffusion_request_set_progress_callback(
     diffusion_request *request, diffusion_progress_callback callback, void *user_data);
 
 /**
- * Makes a request as new: every option at its default, no progress callback, the first failure
- * forgotten.
+ * Makes a request as new: every option at its default, no callbacks, the first failure forgotten.
  *
  * \param request The request.
  * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_BUSY.
@@ -1102,7 +1563,7 @@ typedef struct diffusion_result {
     /** How many of them came after the model's max_tokens and had no effect. */
     uint32_t negative_tokens_dropped;
     /** The sampler that ran; never ::DIFFUSION_SAMPLER_AUTO. */
-    diffusion_sampler sampler;
+    diffusion_sampler_id sampler;
     /** Denoising steps. */
     uint32_t steps;
     /** The seed of image 0; image i has seed + i. */
@@ -1288,15 +1749,17 @@ typedef int32_t diffusion_format;
 enum diffusion_format_enum {
     /** Three bytes: red, green, blue. */
     DIFFUSION_FORMAT_RGB8 = 1,
-    /** Four bytes: red, green, blue, 255. */
+    /** Four bytes: red, green, blue, alpha, which is written as 255 and not read. */
     DIFFUSION_FORMAT_RGBA8 = 2,
-    /** Four bytes: blue, green, red, 255. */
+    /** Four bytes: blue, green, red, alpha, which is written as 255 and not read. */
     DIFFUSION_FORMAT_BGRA8 = 3,
     /**
      * Three 32-bit floats in 0..1: red, green, blue, as the decoder made them, not rounded to
      * bytes.
      */
-    DIFFUSION_FORMAT_RGBF32 = 4
+    DIFFUSION_FORMAT_RGBF32 = 4,
+    /** One byte: the mean of red, green and blue; read as all three of them. For masks. */
+    DIFFUSION_FORMAT_GRAY8 = 5
 };
 
 /**
@@ -1330,6 +1793,47 @@ typedef struct diffusion_image_info {
 } diffusion_image_info;
 /** A diffusion_image_info with struct_size set and all else zero. */
 #define DIFFUSION_IMAGE_INFO_INIT { sizeof(diffusion_image_info), 0, 0, 0, 0, 0, 0 }
+
+/**
+ * Makes an image from pixels of the caller's, to be a request's ::DIFFUSION_OPTION_IMAGE or
+ * ::DIFFUSION_OPTION_MASK.
+ *
+ * \param width Width in pixels, 1 to 8192.
+ * \param height Height in pixels, 1 to 8192.
+ * \param format How a pixel lies in memory. Alpha is not read. Floats outside 0..1 are clamped.
+ * \param pixels height rows, top row first, copied: (height - 1) * row_stride bytes and those of
+ *     one row. No alignment is needed.
+ * \param row_stride Bytes from one row to the next, at least those of one row; 0 = rows without
+ *     gaps.
+ * \param image Receives the image, to be freed with diffusion_image_free(); NULL on failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT for a size out of range or a float
+ *     that is not finite; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ * \sa diffusion_request_set_image
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_image_new(
+    uint32_t width, uint32_t height, diffusion_format format, const void *pixels, size_t row_stride,
+    diffusion_image **image, diffusion_error **error);
+
+/**
+ * Reads a PNG file, of any kind of pixels. Transparency, colour profiles and texts are not read;
+ * 16-bit values lose their lower half.
+ *
+ * \param path The file, UTF-8.
+ * \param image Receives the image, to be freed with diffusion_image_free(); NULL on failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_NOT_FOUND; ::DIFFUSION_ERROR_IO;
+ *     ::DIFFUSION_ERROR_FORMAT for a file that is damaged, no PNG, or larger than 8192 pixels on a
+ *     side; ::DIFFUSION_ERROR_OUT_OF_MEMORY; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_image_load_png(
+    const char *path, diffusion_image **image, diffusion_error **error);
 
 /**
  * Tells an image's size and layout.
@@ -1386,7 +1890,7 @@ diffusion_status diffusion_image_copy(
  * Version: libdiffusion 0.1.0".
  *
  * \param image The image, or NULL.
- * \returns UTF-8, valid until the image is freed; "" for NULL.
+ * \returns UTF-8, valid until the image is freed; "" for NULL and for an image that no job made.
  * \threadsafety Any thread.
  * \since 0.1.0
  */
@@ -1415,6 +1919,1128 @@ diffusion_status diffusion_image_save_png(
  * \since 0.1.0
  */
 DIFFUSION_API void diffusion_image_free(diffusion_image *image);
+
+/** \} */
+
+/* ---- Noise schedules without a model --------------------------------------------------------- */
+/** \defgroup schedules Noise schedules without a model
+ *  \{ */
+
+/**
+ * What a network predicts about its input x = alpha * x0 + sigma * epsilon: a value of
+ * ::diffusion_prediction_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_prediction;
+
+/** Values of ::diffusion_prediction. */
+enum diffusion_prediction_enum {
+    /** The schedule's own; for a new schedule ::DIFFUSION_PREDICTION_EPSILON. */
+    DIFFUSION_PREDICTION_AUTO = 0,
+    /** The noise epsilon (Ho et al. 2020). */
+    DIFFUSION_PREDICTION_EPSILON = 1,
+    /** v = alpha * epsilon - sigma * x0 (Salimans & Ho 2022). */
+    DIFFUSION_PREDICTION_V = 2,
+    /** The clean sample x0. */
+    DIFFUSION_PREDICTION_SAMPLE = 3,
+    /**
+     * The velocity epsilon - x0 of a straight path, on which alpha + sigma = 1 (Liu et al. 2022).
+     */
+    DIFFUSION_PREDICTION_FLOW = 4,
+    /** v of a model preconditioned as in Karras et al. 2022 (table 1). */
+    DIFFUSION_PREDICTION_EDM_V = 5
+};
+
+/**
+ * How beta grows over the training timesteps: a value of ::diffusion_beta_schedule_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_beta_schedule;
+
+/** Values of ::diffusion_beta_schedule. */
+enum diffusion_beta_schedule_enum {
+    /** ::DIFFUSION_BETA_SCHEDULE_LINEAR */
+    DIFFUSION_BETA_SCHEDULE_AUTO = 0,
+    /** Evenly from beta_start to beta_end (Ho et al. 2020). */
+    DIFFUSION_BETA_SCHEDULE_LINEAR = 1,
+    /** The square of an even walk between the square roots: Stable Diffusion's. */
+    DIFFUSION_BETA_SCHEDULE_SCALED_LINEAR = 2,
+    /** From a squared cosine of alphas_cumprod, without start and end (Nichol & Dhariwal 2021). */
+    DIFFUSION_BETA_SCHEDULE_SQUAREDCOS_CAP_V2 = 3,
+    /** From beta_start to beta_end along a logistic curve (GeoDiff). */
+    DIFFUSION_BETA_SCHEDULE_SIGMOID = 4
+};
+
+/**
+ * A table of a schedule, one number for each training timestep: a value of
+ * ::diffusion_schedule_table_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_schedule_table;
+
+/** Values of ::diffusion_schedule_table. */
+enum diffusion_schedule_table_enum {
+    /** The variance of the noise that the timestep adds. */
+    DIFFUSION_SCHEDULE_TABLE_BETAS = 1,
+    /**
+     * How much of the sample's variance is left: the product of all 1 - beta so far. The last is 0
+     * at zero terminal SNR.
+     */
+    DIFFUSION_SCHEDULE_TABLE_ALPHAS_CUMPROD = 2,
+    /**
+     * The noise-to-signal ratio sqrt((1 - alphas_cumprod) / alphas_cumprod); 4096 where there is no
+     * signal.
+     */
+    DIFFUSION_SCHEDULE_TABLE_SIGMAS = 3,
+    /** The signal-to-noise ratio alphas_cumprod / (1 - alphas_cumprod). */
+    DIFFUSION_SCHEDULE_TABLE_SNR = 4
+};
+
+/**
+ * What a schedule is made of. All zero (but for struct_size) is the default of diffusers'
+ * DDIMScheduler, without clipping. What is not here, diffusion_schedule_from_config() reads from
+ * text.
+ * \since 0.1.0
+ */
+typedef struct diffusion_schedule_desc {
+    /** sizeof(diffusion_schedule_desc) */
+    uint32_t struct_size;
+    /** How beta grows. Not looked at if trained_betas are given. */
+    diffusion_beta_schedule beta_schedule;
+    /** What the network predicts. Flow and EDM models have no betas. */
+    diffusion_prediction prediction_type;
+    /** Which training timesteps samplers visit; 0 = the sampler's own. */
+    diffusion_timestep_spacing timestep_spacing;
+    /**
+     * How many training timesteps there are, up to 1048576; 0 = 1000, or as many as trained_betas.
+     */
+    uint32_t num_train_timesteps;
+    /** Added to each timestep of the leading spacing; 1 for most Stable Diffusion models. */
+    uint32_t steps_offset;
+    /**
+     * 1 = rescale the betas so that the last timestep has no signal (Lin et al. 2023). Not for
+     * epsilon.
+     */
+    int32_t rescale_betas_zero_snr;
+    /**
+     * 1 = ddim, pndm and their kin end at the first training timestep rather than at no noise at
+     * all: diffusers' set_alpha_to_one turned round.
+     */
+    int32_t set_alpha_to_first;
+    /** The first beta, between 0 and 1; 0 = 0.0001. */
+    double beta_start;
+    /** The last beta, between 0 and 1; 0 = 0.02. */
+    double beta_end;
+    /** A flow's shift towards noise (Esser et al. 2024, equation 23); 0 = 1, none. */
+    double shift;
+    /** The least sigma of an EDM model; 0 = 0.002. */
+    double sigma_min;
+    /** The greatest sigma of an EDM model; 0 = 80. */
+    double sigma_max;
+    /** The standard deviation of an EDM model's data; 0 = 1. */
+    double sigma_data;
+    /** The betas themselves, each between 0 and 1; NULL = those of beta_schedule. */
+    const double *trained_betas;
+    /** How many trained_betas there are. */
+    size_t trained_beta_count;
+} diffusion_schedule_desc;
+/** A diffusion_schedule_desc with struct_size set and all else zero. */
+#define DIFFUSION_SCHEDULE_DESC_INIT \
+    { sizeof(diffusion_schedule_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0 }
+
+/**
+ * Facts about a schedule.
+ * \since 0.1.0
+ */
+typedef struct diffusion_schedule_info {
+    /** sizeof(diffusion_schedule_info), set by the caller */
+    uint32_t struct_size;
+    /** How many training timesteps there are: the length of the tables. */
+    uint32_t num_train_timesteps;
+    /** What the network predicts; never ::DIFFUSION_PREDICTION_AUTO. */
+    diffusion_prediction prediction_type;
+    /** The sampler that ::DIFFUSION_SAMPLER_AUTO stands for. */
+    diffusion_sampler_id default_sampler;
+} diffusion_schedule_info;
+/** A diffusion_schedule_info with struct_size set and all else zero. */
+#define DIFFUSION_SCHEDULE_INFO_INIT { sizeof(diffusion_schedule_info), 0, 0, 0 }
+
+/**
+ * Makes a schedule from its parameters.
+ *
+ * \param desc What it is made of; NULL = all defaults.
+ * \param schedule Receives the schedule, to be freed with diffusion_schedule_free(); NULL on
+ *     failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT for a parameter out of its range, or
+ *     betas that leave no signal or no noise; ::DIFFUSION_ERROR_VERSION_MISMATCH.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ * \sa diffusion_schedule_from_config, diffusion_schedule_from_model
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_new(
+    const diffusion_schedule_desc *desc, diffusion_schedule **schedule, diffusion_error **error);
+
+/**
+ * Makes a schedule from the text of a scheduler_config.json of diffusers.
+ *
+ * \param json The text, UTF-8: an object with _class_name and whatever the class takes. An absent
+ *     key means what diffusers' class takes for it.
+ * \param schedule Receives the schedule, to be freed with diffusion_schedule_free(); NULL on
+ *     failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_FORMAT for text that is no such config or values that
+ *     make no sense; ::DIFFUSION_ERROR_UNSUPPORTED for classes and settings that this version does
+ *     not know; ::DIFFUSION_ERROR_INVALID_ARGUMENT for NULL or bad UTF-8.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_from_config(
+    const char *json, diffusion_schedule **schedule, diffusion_error **error);
+
+/**
+ * Takes the schedule a model was trained on.
+ *
+ * \param model The model. The schedule does not keep it alive.
+ * \param schedule Receives the schedule, to be freed with diffusion_schedule_free(); NULL on
+ *     failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_FORMAT if its betas make no sense;
+ *     ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_from_model(
+    const diffusion_model *model, diffusion_schedule **schedule, diffusion_error **error);
+
+/**
+ * Tells what a schedule is.
+ *
+ * \param schedule The schedule.
+ * \param info Receives the facts; the caller sets struct_size before.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_get_info(
+    const diffusion_schedule *schedule, diffusion_schedule_info *info, diffusion_error **error);
+
+/**
+ * Copies a table of a schedule.
+ *
+ * Like diffusers' tables the values are rounded to 32-bit floats where they are computed.
+ *
+ * \param schedule The schedule.
+ * \param table Which table.
+ * \param dst Receives num_train_timesteps numbers, the least noise first.
+ * \param dst_count How many numbers dst has room for.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_BUFFER_TOO_SMALL, with the numbers needed in the
+ *     message; ::DIFFUSION_ERROR_UNSUPPORTED for flow and EDM models, which have no tables;
+ *     ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_copy_table(
+    const diffusion_schedule *schedule, diffusion_schedule_table table, double *dst,
+    size_t dst_count, diffusion_error **error);
+
+/**
+ * Tells how signal and noise mix at a timestep: x = alpha * x0 + sigma * epsilon.
+ *
+ * \param schedule The schedule.
+ * \param timestep A whole number from 0 to num_train_timesteps - 1; of a flow any number from 0 to
+ *     num_train_timesteps; of an EDM model a quarter of the natural logarithm of sigma.
+ * \param alpha Receives the signal's share; 0 on failure.
+ * \param sigma Receives the noise's share; 0 on failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_get_level(
+    const diffusion_schedule *schedule, double timestep, double *alpha, double *sigma,
+    diffusion_error **error);
+
+/**
+ * The forward process: adds noise to a batch of samples, each image at a timestep of its own.
+ *
+ * out = alpha * samples + sigma * noise, with the alpha and sigma that
+ * diffusion_schedule_get_level() tells. The same numbers as diffusers' add_noise.
+ *
+ * \param schedule The schedule.
+ * \param samples images x values floats, image 0 first.
+ * \param noise As many floats, usually standard normal: see diffusion_noise_fill().
+ * \param images How many images there are, at least 1.
+ * \param values Values of one image: channels x height x width.
+ * \param timesteps One timestep an image, as diffusion_schedule_get_level() takes it.
+ * \param out Receives images x values floats. It may be samples; else it must not overlap them, nor
+ *     noise.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT, and out is as it was.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_add_noise(
+    const diffusion_schedule *schedule, const float *samples, const float *noise, uint32_t images,
+    uint32_t values, const double *timesteps, float *out, diffusion_error **error);
+
+/**
+ * The target of training: what a perfect model answers about samples and the noise that was added
+ * to them.
+ *
+ * ::DIFFUSION_PREDICTION_V gives the velocity target, alpha * noise - sigma * samples.
+ *
+ * \param schedule The schedule.
+ * \param prediction What the model predicts; ::DIFFUSION_PREDICTION_AUTO = what the schedule's
+ *     does.
+ * \param samples images x values floats, image 0 first: x0.
+ * \param noise As many floats: epsilon.
+ * \param images How many images there are, at least 1.
+ * \param values Values of one image.
+ * \param timesteps One timestep an image, as diffusion_schedule_get_level() takes it.
+ * \param out Receives images x values floats. It may be samples; else it must not overlap them, nor
+ *     noise.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT, and out is as it was.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_target(
+    const diffusion_schedule *schedule, diffusion_prediction prediction, const float *samples,
+    const float *noise, uint32_t images, uint32_t values, const double *timesteps, float *out,
+    diffusion_error **error);
+
+/**
+ * Says a prediction as another one: x0, epsilon or v from whichever the model gave.
+ *
+ * \param schedule The schedule.
+ * \param from What the predictions are; ::DIFFUSION_PREDICTION_AUTO = what the schedule's model
+ *     predicts.
+ * \param to What they become: ::DIFFUSION_PREDICTION_SAMPLE for x0, ::DIFFUSION_PREDICTION_EPSILON,
+ *     ::DIFFUSION_PREDICTION_V, ...; ::DIFFUSION_PREDICTION_AUTO = what the schedule's model
+ *     predicts.
+ * \param predictions images x values floats, image 0 first.
+ * \param inputs As many floats: the noisy samples that the predictions are about, as
+ *     diffusion_schedule_add_noise() makes them.
+ * \param images How many images there are, at least 1.
+ * \param values Values of one image.
+ * \param timesteps One timestep an image, as diffusion_schedule_get_level() takes it.
+ * \param out Receives images x values floats. It may be predictions; else it must not overlap them,
+ *     nor inputs.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT, also where one does not tell the
+ *     other: epsilon nothing of x0 where no signal is left, x0 nothing of epsilon where there is no
+ *     noise. Then out is as it was.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_schedule_convert(
+    const diffusion_schedule *schedule, diffusion_prediction from, diffusion_prediction to,
+    const float *predictions, const float *inputs, uint32_t images, uint32_t values,
+    const double *timesteps, float *out, diffusion_error **error);
+
+/**
+ * Frees a schedule. Samplers made from it are not touched.
+ *
+ * \param schedule The schedule, or NULL for nothing to happen.
+ * \threadsafety Any thread; the schedule must not be in use.
+ * \since 0.1.0
+ */
+DIFFUSION_API void diffusion_schedule_free(diffusion_schedule *schedule);
+
+/** \} */
+
+/* ---- Samplers for a loop of your own --------------------------------------------------------- */
+/** \defgroup samplers Samplers for a loop of your own
+ *  \{ */
+
+/**
+ * How predictions of x0 are clipped: a value of ::diffusion_clip_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_clip;
+
+/** Values of ::diffusion_clip. */
+enum diffusion_clip_enum {
+    /** As the schedule's config says. */
+    DIFFUSION_CLIP_AUTO = 0,
+    /** Not at all. */
+    DIFFUSION_CLIP_NONE = 1,
+    /** To plus or minus clip_range. */
+    DIFFUSION_CLIP_RANGE = 2,
+    /**
+     * Dynamic thresholding: to the clip_ratio quantile of an image's values, kept in 1..clip_range,
+     * by which they are then divided (Saharia et al. 2022, section 2.3).
+     */
+    DIFFUSION_CLIP_DYNAMIC = 3
+};
+
+/**
+ * Flags of ::diffusion_sampler_desc, to be combined with |.
+ * \since 0.1.0
+ */
+enum diffusion_sampler_flags_enum {
+    /** eta is 0, where that is not the sampler's own. */
+    DIFFUSION_SAMPLER_ETA_ZERO = 1,
+    /** s_noise is 0 rather than 1. */
+    DIFFUSION_SAMPLER_S_NOISE_ZERO = 2
+};
+
+/**
+ * Gives a sampler fresh noise in place of its own.
+ *
+ * It is called from the thread that runs the sampler, in the midst of its call, and must return
+ * normally: no exception, no longjmp. It must not use the sampler (::DIFFUSION_ERROR_BUSY), nor
+ * free it.
+ *
+ * \param from The noise-to-signal ratio that the way of this noise begins at.
+ * \param to The ratio that it ends at.
+ * \param images Images of the batch.
+ * \param values Values of one image.
+ * \param out Receives images x values finite floats, standard normal in most uses; zeros before.
+ *     Anything that is not finite is ::DIFFUSION_ERROR_NUMERIC.
+ * \param user_data ::diffusion_sampler_desc::noise_user_data.
+ * \returns 0 to go on, anything else to stop with ::DIFFUSION_ERROR_CANCELLED. After a stop, or
+ *     noise that is not finite, the sampler must be started anew.
+ * \since 0.1.0
+ */
+
+typedef int32_t (
+    *diffusion_noise_callback)(double from, double to, uint32_t images, uint32_t values, float *out,
+    void *user_data);
+
+/**
+ * How to sample. A sampler needs steps (or sigmas, or timesteps) and values; all else may be zero.
+ * \since 0.1.0
+ */
+typedef struct diffusion_sampler_desc {
+    /** sizeof(diffusion_sampler_desc) */
+    uint32_t struct_size;
+    /** How noise becomes samples; 0 = the schedule's own. */
+    diffusion_sampler_id sampler;
+    /**
+     * Denoising steps, 1 to 65536; spaced timesteps allow no more than the schedule has. 0 = what
+     * sigmas or timesteps make.
+     */
+    uint32_t steps;
+    /** How the noise levels are spaced; 0 = the schedule's own. */
+    diffusion_sigma_schedule sigma_schedule;
+    /** Which training timesteps are visited; 0 = the schedule's own. */
+    diffusion_timestep_spacing timestep_spacing;
+    /** Whose numbers to give where programs differ; 0 = diffusers'. */
+    diffusion_profile profile;
+    /**
+     * Where noise comes from; 0 = ::DIFFUSION_NOISE_PHILOX, and the Mersenne Twister in ComfyUI's
+     * profile.
+     */
+    diffusion_noise noise;
+    /** How predictions of x0 are clipped; 0 = as the schedule's config says. */
+    diffusion_clip clip;
+    /** 0, ::DIFFUSION_SAMPLER_ETA_ZERO, ::DIFFUSION_SAMPLER_S_NOISE_ZERO. */
+    uint32_t flags;
+    /**
+     * Order of the multistep solvers that have several, 1 to 3; 0 = the schedule's own, usually 2.
+     */
+    uint32_t solver_order;
+    /** Images of the batch, up to 1048576; 0 = 1. */
+    uint32_t images;
+    /** Values of one image: channels x height x width. */
+    uint32_t values;
+    /**
+     * How much of DDPM's fresh noise is added, 0 to 1. 0 = the sampler's own: none for ddim, all
+     * for the ancestral and SDE samplers. To mean 0 there, set ::DIFFUSION_SAMPLER_ETA_ZERO.
+     */
+    double eta;
+    /** Churn (Karras et al. 2022, algorithm 2): how much noise is added before steps; 0 = none. */
+    double s_churn;
+    /** The least sigma at which there is churn. */
+    double s_tmin;
+    /** The greatest sigma at which there is churn; 0 = any. */
+    double s_tmax;
+    /**
+     * The standard deviation of all fresh noise; 0 = 1. To mean 0, set
+     * ::DIFFUSION_SAMPLER_S_NOISE_ZERO.
+     */
+    double s_noise;
+    /** Image-to-image: how much of the way to go, above 0 up to 1; 0 = start from noise. */
+    double strength;
+    /**
+     * The bound of ::DIFFUSION_CLIP_RANGE, above 0, and the greatest of ::DIFFUSION_CLIP_DYNAMIC,
+     * at least 1; 0 = 1.
+     */
+    double clip_range;
+    /** The quantile of ::DIFFUSION_CLIP_DYNAMIC, above 0 up to 1; 0 = 0.995. */
+    double clip_ratio;
+    /** Seed of image 0; image i has seed + i. Not looked at if seeds are given. */
+    uint64_t seed;
+    /** One seed an image; NULL = from seed. */
+    const uint64_t *seeds;
+    /**
+     * Noise levels of your own, falling, one more than steps: the last is where the last step ends,
+     * usually 0. NULL = none.
+     */
+    const double *sigmas;
+    /** How many sigmas there are. */
+    size_t sigma_count;
+    /**
+     * Timesteps of your own, falling, one a step; the last step ends without noise. NULL = none.
+     */
+    const double *timesteps;
+    /** How many timesteps there are. */
+    size_t timestep_count;
+    /** Gives fresh noise; NULL = it goes on from the seeds' streams. */
+    diffusion_noise_callback noise_callback;
+    /** Handed to noise_callback. It must stay valid until the sampler is freed. */
+    void *noise_user_data;
+} diffusion_sampler_desc;
+/** A diffusion_sampler_desc with struct_size set and all else zero. */
+#define DIFFUSION_SAMPLER_DESC_INIT \
+    { sizeof(diffusion_sampler_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+      NULL, NULL, 0, NULL, 0, NULL, NULL }
+
+/**
+ * What a sampler is going to do.
+ * \since 0.1.0
+ */
+typedef struct diffusion_sampler_plan {
+    /** sizeof(diffusion_sampler_plan), set by the caller */
+    uint32_t struct_size;
+    /** The sampler; never ::DIFFUSION_SAMPLER_AUTO. */
+    diffusion_sampler_id sampler;
+    /** Steps in all; with a strength fewer than were asked for. */
+    uint32_t steps;
+    /** Evaluations of the model in all. */
+    uint32_t evaluations;
+    /** Images of the batch. */
+    uint32_t images;
+    /** Values of one image. */
+    uint32_t values;
+    /** Floats of a prediction for each value: 2 if the model predicts its variance too, else 1. */
+    uint32_t prediction_values;
+    /**
+     * 1 if the sampler needs the prediction without the prompt besides the guided one (the CFG++
+     * samplers), else 0.
+     */
+    int32_t needs_unconditional;
+    /** What noise of unit variance is multiplied by to be the latents before the first step. */
+    double init_noise_sigma;
+} diffusion_sampler_plan;
+/** A diffusion_sampler_plan with struct_size set and all else zero. */
+#define DIFFUSION_SAMPLER_PLAN_INIT { sizeof(diffusion_sampler_plan), 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/**
+ * What a sampler asks of the model: its prediction for an input.
+ * \since 0.1.0
+ */
+typedef struct diffusion_question {
+    /** sizeof(diffusion_question), set by the caller of diffusion_sampler_ask() */
+    uint32_t struct_size;
+    /** The step it belongs to, from 0. */
+    uint32_t step;
+    /** Images of the batch. */
+    uint32_t images;
+    /** Values of one image. */
+    uint32_t values;
+    /** Floats of the prediction for each value of the input, 1 or 2. */
+    uint32_t prediction_values;
+    /** Whether the prediction without the prompt is needed besides, 0 or 1. */
+    int32_t needs_unconditional;
+    /** What the model is told; it may have a fraction. */
+    double timestep;
+    /** The signal's share of input: input = alpha * x0 + sigma * epsilon. */
+    double alpha;
+    /** The noise's share of input. */
+    double sigma;
+    /**
+     * images x values floats, scaled as the model was trained on. They stay there, unchanged, until
+     * the question is answered or the sampler started anew or freed.
+     */
+    const float *input;
+} diffusion_question;
+/** A diffusion_question with struct_size set and all else zero. */
+#define DIFFUSION_QUESTION_INIT { sizeof(diffusion_question), 0, 0, 0, 0, 0, 0, 0, 0, NULL }
+
+/**
+ * Answers a sampler's question: runs the model.
+ *
+ * It is called from the thread that called diffusion_sampler_step(), before that returns. It must
+ * return normally: no exception, no longjmp. It may call into the library, but must not use this
+ * sampler (::DIFFUSION_ERROR_BUSY), nor free it. Hosts that cannot take callbacks use
+ * diffusion_sampler_ask() and diffusion_sampler_tell().
+ *
+ * \param question What is asked, valid during the call.
+ * \param prediction Receives images x values x prediction_values floats, what the model was trained
+ *     to predict, guided if you like; of a model that predicts its variance each image's
+ *     prediction, then its variance.
+ * \param unconditional Receives images x values floats, the prediction without the prompt; NULL
+ *     unless needs_unconditional.
+ * \param user_data As given to diffusion_sampler_step().
+ * \returns 0 to go on, anything else to stop with ::DIFFUSION_ERROR_CANCELLED.
+ * \since 0.1.0
+ */
+
+typedef int32_t (
+    *diffusion_denoise_callback)(const diffusion_question *question, float *prediction,
+    float *unconditional, void *user_data);
+
+/**
+ * Facts about one of the samplers there are. The strings are static: valid for ever.
+ * \since 0.1.0
+ */
+typedef struct diffusion_sampler_info {
+    /** sizeof(diffusion_sampler_info), set by the caller */
+    uint32_t struct_size;
+    /** The sampler. */
+    diffusion_sampler_id sampler;
+    /** Order of accuracy: the error falls with steps^-order. */
+    uint32_t order;
+    /** Evaluations of the model a step. */
+    uint32_t evaluations;
+    /** 1 if it draws fresh noise at its default settings, else 0. */
+    int32_t stochastic;
+    /** 0 */
+    uint32_t reserved;
+    /** The name options use, such as "dpmpp_2m". */
+    const char *name;
+    /** The paper and where in it, or the code that defined it. */
+    const char *source;
+    /** When to use it: one line. */
+    const char *summary;
+} diffusion_sampler_info;
+/** A diffusion_sampler_info with struct_size set and all else zero. */
+#define DIFFUSION_SAMPLER_INFO_INIT \
+    { sizeof(diffusion_sampler_info), 0, 0, 0, 0, 0, NULL, NULL, NULL }
+
+/**
+ * How many samplers there are.
+ *
+ * \returns The number of samplers; diffusion_sampler_get_info() takes 0 to one less.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API size_t diffusion_sampler_count(void);
+
+/**
+ * Tells what a sampler is, so that bindings and user interfaces need no list of their own.
+ *
+ * \param index 0 to diffusion_sampler_count() - 1. Not the sampler's number.
+ * \param info Receives the facts; the caller sets struct_size before.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_get_info(
+    size_t index, diffusion_sampler_info *info, diffusion_error **error);
+
+/**
+ * Facts about one of the sigma schedules there are. The strings are static: valid for ever.
+ * \since 0.1.0
+ */
+typedef struct diffusion_sigma_schedule_info {
+    /** sizeof(diffusion_sigma_schedule_info), set by the caller */
+    uint32_t struct_size;
+    /** The sigma schedule. */
+    diffusion_sigma_schedule sigma_schedule;
+    /** The name options use, such as "karras". */
+    const char *name;
+    /** The paper and where in it, or the code that defined it. */
+    const char *source;
+    /** What it does and when to use it: one line. */
+    const char *summary;
+} diffusion_sigma_schedule_info;
+/** A diffusion_sigma_schedule_info with struct_size set and all else zero. */
+#define DIFFUSION_SIGMA_SCHEDULE_INFO_INIT \
+    { sizeof(diffusion_sigma_schedule_info), 0, NULL, NULL, NULL }
+
+/**
+ * How many sigma schedules there are.
+ *
+ * \returns The number of sigma schedules; diffusion_sigma_schedule_get_info() takes 0 to one less.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API size_t diffusion_sigma_schedule_count(void);
+
+/**
+ * Tells what a sigma schedule is.
+ *
+ * \param index 0 to diffusion_sigma_schedule_count() - 1. Not the schedule's number.
+ * \param info Receives the facts; the caller sets struct_size before.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sigma_schedule_get_info(
+    size_t index, diffusion_sigma_schedule_info *info, diffusion_error **error);
+
+/**
+ * Plans a way from noise to samples for a model of a schedule.
+ *
+ * \param schedule What the model was trained on. The sampler takes what it needs of it.
+ * \param desc What is wanted.
+ * \param sampler Receives the sampler, to be freed with diffusion_sampler_free(); NULL on failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT for a setting out of its range, no
+ *     steps or more than there are timesteps, sigmas or timesteps that do not fall;
+ *     ::DIFFUSION_ERROR_UNSUPPORTED for what the schedule or its prediction type forbids;
+ *     ::DIFFUSION_ERROR_OUT_OF_MEMORY; ::DIFFUSION_ERROR_VERSION_MISMATCH.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ * \sa diffusion_sampler_start
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_new(
+    const diffusion_schedule *schedule, const diffusion_sampler_desc *desc,
+    diffusion_sampler **sampler, diffusion_error **error);
+
+/**
+ * Tells what a sampler is going to do.
+ *
+ * \param sampler The sampler.
+ * \param plan Receives the facts; the caller sets struct_size before.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_get_plan(
+    const diffusion_sampler *sampler, diffusion_sampler_plan *plan, diffusion_error **error);
+
+/**
+ * Copies the timestep of each step's first evaluation, noisiest first.
+ *
+ * \param sampler The sampler.
+ * \param dst Receives as many numbers as there are steps; they may have a fraction.
+ * \param dst_count How many numbers dst has room for.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_BUFFER_TOO_SMALL; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_copy_timesteps(
+    const diffusion_sampler *sampler, double *dst, size_t dst_count, diffusion_error **error);
+
+/**
+ * Tells the signal and noise of the latents after some steps: latents = alpha * x0 + sigma *
+ * epsilon.
+ *
+ * \param sampler The sampler.
+ * \param steps_done 0 to the number of steps.
+ * \param alpha Receives the signal's share; 0 on failure.
+ * \param sigma Receives the noise's share; 0 on failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_get_level(
+    const diffusion_sampler *sampler, uint32_t steps_done, double *alpha, double *sigma,
+    diffusion_error **error);
+
+/**
+ * Begins, or begins anew, from latents or from the noise of the seeds.
+ *
+ * The fresh noise of a stochastic sampler goes on from the streams that drew the first; with
+ * latents of your own it begins at the seeds, so make the latents with others.
+ *
+ * \param sampler The sampler.
+ * \param latents images x values floats at the level of diffusion_sampler_get_level() for 0 steps:
+ *     noise of unit variance times init_noise_sigma. NULL = from the seeds, which a sampler with a
+ *     strength cannot: use diffusion_sampler_start_from().
+ * \param count How many floats: images x values, or 0 for NULL.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_NUMERIC for
+ *     latents that are not finite; ::DIFFUSION_ERROR_OUT_OF_MEMORY; ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each sampler.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_start(
+    diffusion_sampler *sampler, const float *latents, size_t count, diffusion_error **error);
+
+/**
+ * Begins from pictures, under as much noise of the seeds as is left before the first step:
+ * image-to-image.
+ *
+ * \param sampler The sampler, usually one with a strength.
+ * \param originals images x values floats: x0.
+ * \param count How many floats: images x values.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns As diffusion_sampler_start().
+ * \threadsafety One thread at a time for each sampler.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_start_from(
+    diffusion_sampler *sampler, const float *originals, size_t count, diffusion_error **error);
+
+/**
+ * Takes one step, asking the callback as often as the sampler needs.
+ *
+ * \param sampler The sampler, started.
+ * \param callback Runs the model.
+ * \param user_data Handed to callback.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK if a step was taken; ::DIFFUSION_DONE if none was left to take;
+ *     ::DIFFUSION_ERROR_CANCELLED if the callback stopped it; ::DIFFUSION_ERROR_NUMERIC for a
+ *     prediction that is not finite. After these two the step can be gone on with.
+ *     ::DIFFUSION_ERROR_INVALID_STATE before the start; ::DIFFUSION_ERROR_INVALID_ARGUMENT;
+ *     ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each sampler.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_step(
+    diffusion_sampler *sampler, diffusion_denoise_callback callback, void *user_data,
+    diffusion_error **error);
+
+/**
+ * Asks what the sampler wants to know next.
+ *
+ * The question stays the same until diffusion_sampler_tell() answers it. So a loop asks while the
+ * outcome is ::DIFFUSION_OK, runs the model on what is asked, and tells.
+ *
+ * \param sampler The sampler, started.
+ * \param question Receives the question; the caller sets struct_size before. Untouched if there is
+ *     none.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_DONE if every step is done; ::DIFFUSION_ERROR_INVALID_STATE
+ *     before the start; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each sampler.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_ask(
+    diffusion_sampler *sampler, diffusion_question *question, diffusion_error **error);
+
+/**
+ * Answers the question of diffusion_sampler_ask(). When it was the step's last, the step is done.
+ *
+ * \param sampler The sampler, with a question open.
+ * \param prediction images x values x prediction_values floats, as ::diffusion_denoise_callback
+ *     writes them.
+ * \param count How many floats.
+ * \param unconditional images x values floats, the prediction without the prompt, where
+ *     needs_unconditional; else NULL.
+ * \param unconditional_count How many floats; 0 for NULL.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_NUMERIC for a prediction that is not finite and
+ *     ::DIFFUSION_ERROR_INVALID_ARGUMENT for a wrong count, after which the question stands;
+ *     ::DIFFUSION_ERROR_INVALID_STATE if none was open; ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each sampler.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_tell(
+    diffusion_sampler *sampler, const float *prediction, size_t count, const float *unconditional,
+    size_t unconditional_count, diffusion_error **error);
+
+/**
+ * How many steps a sampler has taken since its start.
+ *
+ * \param sampler The sampler, or NULL.
+ * \returns 0 to the number of steps; 0 for NULL.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API uint32_t diffusion_sampler_steps_done(const diffusion_sampler *sampler);
+
+/**
+ * Copies the latents after the steps done so far; in the end these are the samples.
+ *
+ * \param sampler The sampler, started.
+ * \param dst Receives images x values floats, at the level of diffusion_sampler_get_level().
+ * \param dst_count How many floats dst has room for.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_BUFFER_TOO_SMALL; ::DIFFUSION_ERROR_INVALID_STATE
+ *     before the start; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each sampler.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_copy_latents(
+    const diffusion_sampler *sampler, float *dst, size_t dst_count, diffusion_error **error);
+
+/**
+ * Replaces the latents between two steps: to blend in what a mask protects, say.
+ *
+ * \param sampler The sampler, started, with no question open.
+ * \param latents images x values floats, copied.
+ * \param count How many floats.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_STATE before the start and in the midst of a
+ *     step; ::DIFFUSION_ERROR_NUMERIC for latents that are not finite;
+ *     ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each sampler.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_set_latents(
+    diffusion_sampler *sampler, const float *latents, size_t count, diffusion_error **error);
+
+/**
+ * Frees a sampler.
+ *
+ * \param sampler The sampler, or NULL for nothing to happen.
+ * \threadsafety Any thread; the sampler must not be in use: not in its own callbacks.
+ * \since 0.1.0
+ */
+DIFFUSION_API void diffusion_sampler_free(diffusion_sampler *sampler);
+
+/**
+ * Fills memory with standard normal noise, equal to one call of torch.randn after
+ * torch.manual_seed(seed).
+ *
+ * \param noise Which generator; ::DIFFUSION_NOISE_AUTO = ::DIFFUSION_NOISE_PHILOX.
+ * \param seed Any number; ::DIFFUSION_NOISE_MT19937 takes its low 32 bits.
+ * \param out Receives the noise.
+ * \param count How many floats. A longer call does not begin like a shorter one with every
+ *     generator.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_noise_fill(
+    diffusion_noise noise, uint64_t seed, float *out, size_t count, diffusion_error **error);
+
+/** \} */
+
+/* ---- Guidance of your own -------------------------------------------------------------------- */
+/** \defgroup guidance Guidance of your own
+ *  \{ */
+
+/**
+ * Flags of ::diffusion_guidance_desc, to be combined with |: 0 where a field's zero means its
+ * default.
+ * \since 0.1.0
+ */
+enum diffusion_guidance_flags_enum {
+    /** guidance_scale is 0 rather than 7.5. */
+    DIFFUSION_GUIDANCE_SCALE_ZERO = 1,
+    /** zero_init_steps is 0 rather than 1. */
+    DIFFUSION_GUIDANCE_ZERO_INIT_NONE = 2,
+    /** apg_eta is 0 rather than 1. */
+    DIFFUSION_GUIDANCE_APG_ETA_ZERO = 4,
+    /** apg_norm_threshold is 0, any length, rather than 15. */
+    DIFFUSION_GUIDANCE_APG_NORM_ANY = 8
+};
+
+/**
+ * Which raw predictions a step takes besides the conditional one: bits of
+ * diffusion_guidance_get_needs().
+ * \since 0.1.0
+ */
+enum diffusion_needs_enum {
+    /** Without the prompt, or with the negative one. */
+    DIFFUSION_NEEDS_UNCONDITIONAL = 1,
+    /** Without the prompt, with the image that three-way guidance follows. */
+    DIFFUSION_NEEDS_IMAGE = 2,
+    /** With the prompt, from the perturbed network. */
+    DIFFUSION_NEEDS_PERTURBED = 4
+};
+
+/**
+ * How to guide. All zero but steps and values is classifier-free guidance at 7.5.
+ * \since 0.1.0
+ */
+typedef struct diffusion_guidance_desc {
+    /** sizeof(diffusion_guidance_desc) */
+    uint32_t struct_size;
+    /** How the predictions with and without the prompt combine; 0 = classifier-free guidance. */
+    diffusion_guidance_method method;
+    /** Steps of the sampler, 1 to 65536: ::diffusion_sampler_plan::steps. */
+    uint32_t steps;
+    /** Images of the batch, up to 1048576; 0 = 1. */
+    uint32_t images;
+    /** Values of one image. */
+    uint32_t values;
+    /**
+     * 1 if the sampler needs the prediction without the prompt at every step:
+     * ::diffusion_sampler_plan::needs_unconditional.
+     */
+    int32_t needs_unconditional;
+    /** 0, or ::DIFFUSION_GUIDANCE_SCALE_ZERO and the like. */
+    uint32_t flags;
+    /** CFG-Zero*: steps at the start whose prediction is zero; 0 = 1. */
+    uint32_t zero_init_steps;
+    /** How strongly the prompt pulls; 1 and below turn it off, but for CFG++ samplers. 0 = 7.5. */
+    double guidance_scale;
+    /**
+     * How far guided predictions are brought back to the standard deviation of unguided ones, 0 to
+     * 1.
+     */
+    double guidance_rescale;
+    /** The part of the steps after which guidance begins, 0 to 1. */
+    double guidance_start;
+    /** The part of the steps after which guidance ends, 0 to 1; 0 = 1. */
+    double guidance_stop;
+    /** APG: what is kept of guidance along the prediction; 0 = 1, all. */
+    double apg_eta;
+    /** APG: the longest difference that guides, in the L2 norm of one image; 0 = 15. */
+    double apg_norm_threshold;
+    /** APG: what stays of earlier differences, between -1 and 1. */
+    double apg_momentum;
+    /** How strongly to guide away from the perturbed network; 0 = not at all. */
+    double pag_scale;
+    /**
+     * Three-way guidance: how strongly the image pulls, where guidance_scale is the text's; 0 = no
+     * image.
+     */
+    double image_guidance_scale;
+    /** A scale for each step in place of guidance_scale; NULL = none. */
+    const double *guidance_schedule;
+    /** How many scales there are: as many as steps, or 0 for NULL. */
+    size_t guidance_schedule_count;
+} diffusion_guidance_desc;
+/** A diffusion_guidance_desc with struct_size set and all else zero. */
+#define DIFFUSION_GUIDANCE_DESC_INIT \
+    { sizeof(diffusion_guidance_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0 }
+
+/**
+ * The raw predictions of one evaluation. A step that does not need one has NULL.
+ * \since 0.1.0
+ */
+typedef struct diffusion_predictions {
+    /** sizeof(diffusion_predictions), set by the caller of diffusion_guidance_combine() */
+    uint32_t struct_size;
+    /** The step they belong to, from 0. */
+    uint32_t step;
+    /** What the model was told. */
+    double timestep;
+    /** Floats of each prediction: all images of the batch. */
+    size_t count;
+    /** With the prompt. */
+    const float *conditional;
+    /** Without the prompt, or with the negative one. */
+    const float *unconditional;
+    /** Without the prompt, with the image that three-way guidance follows. */
+    const float *image;
+    /** With the prompt, from the perturbed network. */
+    const float *perturbed;
+} diffusion_predictions;
+/** A diffusion_predictions with struct_size set and all else zero. */
+#define DIFFUSION_PREDICTIONS_INIT \
+    { sizeof(diffusion_predictions), 0, 0, 0, NULL, NULL, NULL, NULL }
+
+/**
+ * Combines the raw predictions of a job in place of the request's guidance.
+ *
+ * It is called from the session's thread, once for each evaluation of the model; the job waits for
+ * it. It must return normally: no exception, no longjmp. It may call into the library, but must not
+ * wait for a job of the same session.
+ *
+ * \param predictions Those that the request's own guidance would take at this step, valid during
+ *     the call.
+ * \param out Receives the guided prediction: count floats, all finite; else the job fails with
+ *     ::DIFFUSION_ERROR_NUMERIC.
+ * \param user_data As given to diffusion_request_set_guidance_callback().
+ * \returns 0 to go on, anything else to cancel the job.
+ * \since 0.1.0
+ */
+
+typedef int32_t (
+    *diffusion_guidance_callback)(const diffusion_predictions *predictions, float *out,
+    void *user_data);
+
+/**
+ * Makes guidance for one way from noise to samples.
+ *
+ * \param desc What is wanted.
+ * \param guidance Receives the guidance, to be freed with diffusion_guidance_free(); NULL on
+ *     failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT for a setting out of its range;
+ *     ::DIFFUSION_ERROR_OUT_OF_MEMORY; ::DIFFUSION_ERROR_VERSION_MISMATCH.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_guidance_new(
+    const diffusion_guidance_desc *desc, diffusion_guidance **guidance, diffusion_error **error);
+
+/**
+ * Tells which raw predictions a step takes besides the conditional one, so that nothing more need
+ * be evaluated.
+ *
+ * \param guidance The guidance.
+ * \param step From 0.
+ * \param needs Receives ::DIFFUSION_NEEDS_UNCONDITIONAL, ::DIFFUSION_NEEDS_IMAGE and
+ *     ::DIFFUSION_NEEDS_PERTURBED, combined with |; 0 on failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each guidance.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_guidance_get_needs(
+    const diffusion_guidance *guidance, uint32_t step, uint32_t *needs, diffusion_error **error);
+
+/**
+ * Combines the raw predictions of one evaluation into the guided one that a sampler takes.
+ *
+ * \param guidance The guidance. Adaptive projected guidance with a momentum remembers: call it once
+ *     for each evaluation, in order.
+ * \param predictions The conditional one and those that diffusion_guidance_get_needs() names;
+ *     struct_size set.
+ * \param out Receives images x values floats. It must not overlap the predictions.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT for a prediction that is needed and
+ *     NULL, or a count that is not images x values; ::DIFFUSION_ERROR_BUSY;
+ *     ::DIFFUSION_ERROR_VERSION_MISMATCH.
+ * \threadsafety One thread at a time for each guidance.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_guidance_combine(
+    diffusion_guidance *guidance, const diffusion_predictions *predictions, float *out,
+    diffusion_error **error);
+
+/**
+ * Frees guidance.
+ *
+ * \param guidance The guidance, or NULL for nothing to happen.
+ * \threadsafety Any thread; the guidance must not be in use.
+ * \since 0.1.0
+ */
+DIFFUSION_API void diffusion_guidance_free(diffusion_guidance *guidance);
+
+/**
+ * Sets who combines the raw predictions of jobs submitted from now on, in place of the request's
+ * guidance.
+ *
+ * The request's guidance options still say which predictions are made at which step.
+ *
+ * \param request The request.
+ * \param callback Called from the session's thread; NULL = the request's own guidance.
+ * \param user_data Handed to callback. It must stay valid until every job submitted with it is
+ *     finished or freed.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_BUSY.
+ * \threadsafety One thread at a time for each request.
+ * \since 0.1.0
+ */
+DIFFUSION_API
+diffusion_status diffusion_request_set_guidance_callback(
+    diffusion_request *request, diffusion_guidance_callback callback, void *user_data);
 
 /** \} */
 

@@ -25,8 +25,35 @@ build/bin/03_async_cancel models/emoji-64 >"$work/cancel"
 grep -q 'CANCELLED' "$work/cancel" || fail "03_async_cancel does not cancel"
 grep -q 'finished 5/5' "$work/cancel" || fail "03_async_cancel does not finish"
 
+build/bin/04_forward_process "$work/strip.png" >"$work/strip"
+grep -qE '^ +0  0\.9996  0\.0292 +30\.7 dB$' "$work/strip" || fail "04_forward_process does not begin with the picture"
+grep -qE '^ +999  0\.0683  0\.9977 +-23\.3 dB$' "$work/strip" || fail "04_forward_process does not end in noise"
+build/bin/04_forward_process "$work/again.png" "$work/strip.png" >/dev/null || fail "04_forward_process takes no picture"
+[ -s "$work/again.png" ] || fail "04_forward_process writes no picture"
+if build/bin/04_forward_process "$work/x.png" no/such.png 2>"$work/err"; then fail "04_forward_process finds no/such.png"; fi
+grep -qF no/such.png "$work/err" || fail "04_forward_process does not name no/such.png"
+
+# near MOST: every line that compares the samples with the mixture does so within MOST.
+near() {
+    awk -v most="$1" '/^(mean|variance|covariance)/ { n++; off = $(NF - 1) - $NF; if (off < -most || off > most) bad = 1 }
+                      END { exit bad || n != 5 }' "$work/loop" || fail "05_own_the_loop: $(cat "$work/loop")"
+}
+build/bin/05_own_the_loop euler 100 "$work/points.png" >"$work/loop"
+near 0.04
+grep -q '^4000 points, euler, 100 steps, 100 evaluations$' "$work/loop" || fail "05_own_the_loop does not say what it did"
+[ -s "$work/points.png" ] || fail "05_own_the_loop writes no picture"
+build/bin/05_own_the_loop ddpm 1000 >"$work/loop"
+near 0.04
+if build/bin/05_own_the_loop eular 2>"$work/err"; then fail "05_own_the_loop knows 'eular'"; fi
+if build/bin/05_own_the_loop ddim 0 2>"$work/err"; then fail "05_own_the_loop takes 0 steps"; fi
+grep -q 'steps 0' "$work/err" || fail "05_own_the_loop does not name the steps: $(cat "$work/err")"
+
 "$txt2img" --help | grep -q -- '--guidance' || fail "--help does not help"
-[ "$("$txt2img" --sampler help | tr '\n' ' ')" = 'auto ddpm ddim euler ' ] || fail "--sampler help lists other samplers"
+"$txt2img" --sampler help >"$work/samplers"
+[ "$(cut -d ' ' -f 1 "$work/samplers" | head -n 4 | tr '\n' ' ')" = 'auto ddpm ddim euler ' ] || fail "--sampler help lists other samplers"
+grep -qE '^dpmpp_2m +The usual choice .*arXiv:2211\.01095.*; order 2, 1 a step\)$' "$work/samplers" || fail "--sampler help does not tell of dpmpp_2m"
+grep -qE '^karras .*arXiv:2206\.00364' <("$txt2img" --sigma-schedule help) || fail "--sigma-schedule help does not list karras"
+"$txt2img" --set help | grep "^guidance_rescale " >/dev/null || fail "--set help does not list guidance_rescale"
 
 cat=(--model models/emoji-64 --prompt 'a blue cat' --guidance 2.5 --steps 2)
 "$txt2img" "${cat[@]}" --negative 'a dog' --sampler euler --seed 18446744073709551615 --width 64 --height 64 --threads 1 \
@@ -44,6 +71,11 @@ done
 [ -s "$work/many-0.png" ] && [ ! -e "$work/many.png" ] || fail "a batch is not numbered"
 cmp -s "$work/many-1.png" "$work/single.png" || fail "image 1 of a batch with seed 7 is not image 0 with seed 8"
 
+"$txt2img" "${cat[@]}" --image "$work/one.png" --strength 0.5 --mask "$work/one.png" --steps 4 --set eta=0.5 \
+    --set guidance_schedule=2.5,1 -o "$work/painted.png" >"$work/out"
+grep -q ' 2 steps' "$work/out" || fail "--strength 0.5 of 4 steps does not take 2: $(cat "$work/out")"
+grep -qaF 'Denoising strength: 0.5' "$work/painted.png" || fail "painted.png does not carry its strength"
+
 refused --prompt --model models/emoji-64
 refused --model --prompt cat
 refused --color --color red
@@ -54,8 +86,16 @@ refused guidance_scale "${cat[@]}" --guidance -1
 refused "--guidance '2,5'" "${cat[@]}" --guidance 2,5
 refused width "${cat[@]}" --width 63
 refused dpm "${cat[@]}" --sampler dpm
+refused no.png "${cat[@]}" --image no.png
+refused README.md "${cat[@]}" --image README.md
+refused mask "${cat[@]}" --mask "$work/one.png"
+refused strength "${cat[@]}" --image "$work/one.png" --strength 2
+refused nonsense "${cat[@]}" --set nonsense=1
+refused "--set 'eta'" "${cat[@]}" --set eta
+refused "sigmas '3,x'" "${cat[@]}" --set sigmas=3,x
+refused sigmas "${cat[@]}" --set sigmas=1,2,0
 refused tpu "${cat[@]}" --device tpu
 refused CUDA "${cat[@]}" --device cuda
 refused no/such/model --model no/such/model --prompt cat
 refused no/such/folder "${cat[@]}" -o no/such/folder/x.png
-echo "ok     01_version, 02_txt2img, 03_async_cancel"
+echo "ok     01_version, 02_txt2img, 03_async_cancel, 04_forward_process, 05_own_the_loop"

@@ -19,7 +19,8 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["DIFFUSERS_VERBOSITY"] = os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 PARTS = (
-    "models", "default", "variants", "sampling", "schedules", "solvers_k", "solvers_dpm", "solvers_diffusers", "guidance", "tokenizer",
+    "models", "default", "variants", "sampling", "schedules", "solvers_k", "solvers_dpm", "solvers_diffusers",
+    "guidance", "img2img", "tokenizer",
 )
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden"
 

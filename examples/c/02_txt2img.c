@@ -1,9 +1,11 @@
-/* A command-line tool that turns a prompt into PNG files; shows the whole way from a model folder to a picture.
+/* A command-line tool that turns a prompt into PNG files, or paints a picture anew; shows the whole way from a model
+ * folder to a picture.
  *
  * Build it against the source tree (after `make`):
  *   cc -std=c99 -Iinclude examples/c/02_txt2img.c -Lbuild/lib -Wl,-rpath,$PWD/build/lib -ldiffusion -o txt2img
  * Run it:
  *   ./txt2img --model models/emoji-64 --prompt "a blue cat on a yellow background" --guidance 2.5 -o cat.png
+ *   ./txt2img --model models/emoji-64 --prompt "a red cat" --guidance 2.5 --image cat.png --strength 0.6 -o red.png
  *   ./txt2img --help
  */
 #define _POSIX_C_SOURCE 200112L /* isatty, fileno */
@@ -25,21 +27,33 @@ static const char *const USAGE =
     "  --negative TEXT    what it should not show\n"
     "  --steps N          denoising steps\n"
     "  --sampler NAME     `--sampler help` lists them; the model's own when not given\n"
+    "  --sigma-schedule NAME  how noise falls from step to step; `help` lists them\n"
     "  --guidance X       how strongly the prompt pulls; 1 turns guidance off\n"
     "  --seed N           the same seed gives the same picture; image i of a batch uses seed + i\n"
-    "  --width N          pixels; the model's own size when not given\n"
+    "  --variation-seed N --variation-strength X\n"
+    "                     vary the picture of --seed a little (0.1) or much (0.9)\n"
+    "  --image FILE       start from this PNG file\n"
+    "  --strength X       how far to go from it, above 0 up to 1\n"
+    "  --mask FILE        paint only what is white in this PNG file; what is black stays\n"
+    "  --width N          pixels; that of the image or the model's own when not given\n"
     "  --height N         pixels\n"
+    "  --profile NAME     whose numbers to give where programs differ: diffusers, a1111 or comfyui\n"
+    "  --set NAME=VALUE   any other option of the library, as often as you like; `--set help` lists them\n"
     "  --batch N          pictures at once, written to OUT-0.png, OUT-1.png, ...\n"
     "  --threads N        CPU threads; 0 = all\n"
     "  --device NAME      auto, cpu or cuda\n"
     "  -o, --output FILE  where the picture goes (out.png)\n"
     "  --help             this text\n";
 
-/* What the command line says that is not a request option. */
+enum { SETS_MAX = 32, LIST_MAX = 1024 };
+
+/* What the command line says that is not a request option of its own flag. */
 typedef struct settings {
     const char *model;
     const char *output;
     diffusion_engine_desc engine;
+    const char *sets[SETS_MAX]; /* the NAME=VALUE of each --set */
+    int set_count;
 } settings;
 
 /* A command-line flag that sets a request option as it is. */
@@ -51,7 +65,11 @@ static const struct {
     {"--steps", DIFFUSION_OPTION_STEPS},          {"--sampler", DIFFUSION_OPTION_SAMPLER},
     {"--guidance", DIFFUSION_OPTION_GUIDANCE_SCALE}, {"--seed", DIFFUSION_OPTION_SEED},
     {"--width", DIFFUSION_OPTION_WIDTH},          {"--height", DIFFUSION_OPTION_HEIGHT},
-    {"--batch", DIFFUSION_OPTION_BATCH_SIZE},
+    {"--batch", DIFFUSION_OPTION_BATCH_SIZE},     {"--sigma-schedule", DIFFUSION_OPTION_SIGMA_SCHEDULE},
+    {"--image", DIFFUSION_OPTION_IMAGE},          {"--strength", DIFFUSION_OPTION_STRENGTH},
+    {"--mask", DIFFUSION_OPTION_MASK},            {"--profile", DIFFUSION_OPTION_PROFILE},
+    {"--variation-seed", DIFFUSION_OPTION_VARIATION_SEED},
+    {"--variation-strength", DIFFUSION_OPTION_VARIATION_STRENGTH},
 };
 enum { REQUEST_FLAG_COUNT = sizeof REQUEST_FLAGS / sizeof REQUEST_FLAGS[0] };
 
@@ -98,11 +116,74 @@ static int print_choices(diffusion_option option) {
     return 0;
 }
 
+/* The samplers and the sigma schedules, each with what the library's table says of it. */
+static int print_samplers(void) {
+    printf("%-20s %s\n", "auto", "The model's own");
+    for (size_t i = 0; i < diffusion_sampler_count(); i++) {
+        diffusion_sampler_info info = DIFFUSION_SAMPLER_INFO_INIT;
+        if (diffusion_sampler_get_info(i, &info, NULL) != DIFFUSION_OK) return 1;
+        printf("%-20s %s (%s; order %u, %u a step%s)\n", info.name, info.summary, info.source, info.order,
+               info.evaluations, info.stochastic ? ", stochastic" : "");
+    }
+    return 0;
+}
+
+static int print_sigma_schedules(void) {
+    printf("%-20s %s\n", "auto", "The model's own");
+    for (size_t i = 0; i < diffusion_sigma_schedule_count(); i++) {
+        diffusion_sigma_schedule_info info = DIFFUSION_SIGMA_SCHEDULE_INFO_INIT;
+        if (diffusion_sigma_schedule_get_info(i, &info, NULL) != DIFFUSION_OK) return 1;
+        printf("%-20s %s (%s)\n", info.name, info.summary, info.source);
+    }
+    return 0;
+}
+
+static int print_options(void) {
+    for (size_t i = 0; i < diffusion_option_count(); i++) {
+        diffusion_option_info info = DIFFUSION_OPTION_INFO_INIT;
+        if (diffusion_option_get_info(i, &info, NULL) == DIFFUSION_OK) printf("%-27s %s\n", info.name, info.summary);
+    }
+    return 0;
+}
+
+/* Sets a list of numbers from text such as "14.6,2.5,0". */
+static int set_list(diffusion_request *request, const char *flag, diffusion_option option, const char *value) {
+    float numbers[LIST_MAX];
+    size_t count = 0;
+    for (const char *text = value; *text != '\0';) {
+        char *end;
+        float number = strtof(text, &end);
+        if (end == text || (*end != '\0' && *end != ',') || count == LIST_MAX)
+            return fail_value(flag, value, "a list of numbers with commas between them");
+        numbers[count++] = number;
+        text = *end == ',' ? end + 1 : end;
+    }
+    diffusion_request_set_floats(request, option, numbers, count);
+    return 0;
+}
+
+/* Sets an image from a PNG file. The request keeps the pixels: the image can go at once. */
+static int set_image(diffusion_request *request, diffusion_option option, const char *path) {
+    diffusion_image *image = NULL;
+    diffusion_error *error = NULL;
+    int exit_code = 0;
+    if (diffusion_image_load_png(path, &image, &error) == DIFFUSION_OK) {
+        diffusion_request_set_image(request, option, image);
+    } else {
+        exit_code = fail(diffusion_error_message(error));
+    }
+    diffusion_error_free(error);
+    diffusion_image_free(image);
+    return exit_code;
+}
+
 /* Sets one request option from text. Range errors are left to diffusion_submit, whose message names the option. */
 static int set_option(diffusion_request *request, const char *flag, diffusion_option option, const char *value) {
     int64_t integer;
     double real;
     switch (option_type(option)) {
+    case DIFFUSION_OPTION_TYPE_FLOATS: return set_list(request, flag, option, value);
+    case DIFFUSION_OPTION_TYPE_IMAGE: return set_image(request, option, value);
     case DIFFUSION_OPTION_TYPE_INT:
         if (!parse_int(value, &integer)) return fail_value(flag, value, "a whole number");
         diffusion_request_set_int(request, option, integer);
@@ -115,6 +196,18 @@ static int set_option(diffusion_request *request, const char *flag, diffusion_op
         diffusion_request_set_string(request, option, value);
         return 0;
     }
+}
+
+/* Sets any option from NAME=VALUE. */
+static int set_by_name(diffusion_request *request, const char *text) {
+    char name[64];
+    size_t length = strcspn(text, "=");
+    if (text[length] != '=' || length >= sizeof name) return fail_value("--set", text, "NAME=VALUE");
+    memcpy(name, text, length);
+    name[length] = '\0';
+    diffusion_option option = diffusion_option_find(name);
+    if (option == 0) return fail_value("--set", name, "an option; `--set help` lists them");
+    return set_option(request, name, option, text + length + 1);
 }
 
 static int parse_device(const char *name, diffusion_device *device) {
@@ -139,7 +232,7 @@ static int parse_arguments(int argc, char **argv, const char **values, settings 
         int known = -1;
         for (int k = 0; k < REQUEST_FLAG_COUNT; k++)
             if (strcmp(flag, REQUEST_FLAGS[k].flag) == 0) known = k;
-        int other = strcmp(flag, "--model") == 0 || strcmp(flag, "--threads") == 0 || strcmp(flag, "--device") == 0 ||
+        int other = strcmp(flag, "--set") == 0 || strcmp(flag, "--model") == 0 || strcmp(flag, "--threads") == 0 || strcmp(flag, "--device") == 0 ||
                     strcmp(flag, "--output") == 0 || strcmp(flag, "-o") == 0;
         if (known < 0 && !other) {
             fprintf(stderr, "%s: unknown option '%s'; see --help\n", PROGRAM, flag);
@@ -151,9 +244,16 @@ static int parse_arguments(int argc, char **argv, const char **values, settings 
         }
         const char *value = argv[++i];
         if (known >= 0) {
-            if (REQUEST_FLAGS[known].option == DIFFUSION_OPTION_SAMPLER && strcmp(value, "help") == 0)
-                return print_choices(DIFFUSION_OPTION_SAMPLER);
+            diffusion_option option = REQUEST_FLAGS[known].option;
+            if (option == DIFFUSION_OPTION_SAMPLER && strcmp(value, "help") == 0) return print_samplers();
+            if (option == DIFFUSION_OPTION_SIGMA_SCHEDULE && strcmp(value, "help") == 0) return print_sigma_schedules();
+            if (option_type(option) == DIFFUSION_OPTION_TYPE_ENUM && strcmp(value, "help") == 0)
+                return print_choices(option);
             values[known] = value;
+        } else if (strcmp(flag, "--set") == 0) {
+            if (strcmp(value, "help") == 0) return print_options();
+            if (s->set_count == SETS_MAX) return fail("too many --set");
+            s->sets[s->set_count++] = value;
         } else if (strcmp(flag, "--model") == 0) {
             s->model = value;
         } else if (strcmp(flag, "--threads") == 0) {
@@ -256,13 +356,15 @@ static int generate(const settings *s, const char **values, handles *h) {
         if (values[k] == NULL) continue;
         if (set_option(h->request, REQUEST_FLAGS[k].flag, REQUEST_FLAGS[k].option, values[k]) != 0) return 1;
     }
+    for (int k = 0; k < s->set_count; k++)
+        if (set_by_name(h->request, s->sets[k]) != 0) return 1;
     if (diffusion_submit(h->session, h->request, &h->job, &h->error) != DIFFUSION_OK) return 1;
     if (wait_for(h->job) != DIFFUSION_OK) return fail(diffusion_error_message(diffusion_job_error(h->job)));
     return save_all(h->job, s->output, &h->error) == DIFFUSION_OK ? 0 : 1;
 }
 
 int main(int argc, char **argv) {
-    settings s = {NULL, "out.png", DIFFUSION_ENGINE_DESC_INIT};
+    settings s = {NULL, "out.png", DIFFUSION_ENGINE_DESC_INIT, {NULL}, 0};
     const char *values[REQUEST_FLAG_COUNT] = {NULL};
     int exit_code = parse_arguments(argc, argv, values, &s);
     if (exit_code >= 0) return exit_code;

@@ -1,23 +1,24 @@
-//! A finished picture and the ways out of the library.
+//! A picture, and its ways into the library and out of it. Files are read and written in `image_file`.
 
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::util::error::{Error, Result, Status, bail, error};
+use crate::pipeline::request::Picture;
+use crate::util::error::{Result, bail, error};
+use crate::util::limits;
 
-/// How [`Image::copy`] lays out a pixel.
+/// How a pixel lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Three bytes.
     Rgb8,
-    /// Four bytes, alpha 255.
+    /// Four bytes, alpha 255; alpha is not read.
     Rgba8,
-    /// Four bytes, alpha 255.
+    /// Four bytes, alpha 255; alpha is not read.
     Bgra8,
     /// Three 32-bit floats in `[0, 1]`, not rounded to bytes.
     RgbF32,
+    /// One byte, the mean of red, green and blue; read as all three. For masks.
+    Gray8,
 }
 
 impl Format {
@@ -27,7 +28,21 @@ impl Format {
             Format::Rgb8 => 3,
             Format::Rgba8 | Format::Bgra8 => 4,
             Format::RgbF32 => 12,
+            Format::Gray8 => 1,
         }
+    }
+
+    /// Bytes that [`Image::from_pixels`] reads.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a side of 0 or above 8192, or a row that does not fit into `row_stride`.
+    pub fn input_size(self, width: u32, height: u32, row_stride: usize) -> Result<usize> {
+        for (name, side) in [("width", width), ("height", height)] {
+            if side == 0 || side > limits::IMAGE_SIDE {
+                bail!(InvalidArgument, "{name} is {side}; it must be from 1 to {}", limits::IMAGE_SIDE);
+            }
+        }
+        size_of_rows(width, height, self, row_stride)
     }
 }
 
@@ -37,9 +52,7 @@ pub struct Image(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    width: u32,
-    height: u32,
-    floats: Vec<f32>,
+    picture: Picture,
     bytes: Vec<u8>,
     metadata: String,
 }
@@ -60,17 +73,70 @@ impl Image {
             *value = value.clamp(0.0, 1.0);
             bytes.push((*value * 255.0).round_ties_even() as u8);
         }
-        Ok(Self(Arc::new(Inner { width, height, floats, bytes, metadata })))
+        let picture = Picture { width, height, rgb: Arc::new(floats) };
+        Ok(Self(Arc::new(Inner { picture, bytes, metadata })))
+    }
+
+    /// A picture from a program's own pixels: `height` rows of `width` pixels, `row_stride` bytes apart (0 = without
+    /// gaps), top row first. Floats outside `[0, 1]` are clamped.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a side of 0 or above 8192, `pixels` shorter than [`Format::input_size`] says, or a float that is
+    /// not finite; `OutOfMemory`.
+    pub fn from_pixels(
+        width: u32,
+        height: u32,
+        format: Format,
+        pixels: &[u8],
+        row_stride: usize,
+    ) -> Result<Self> {
+        let needed = format.input_size(width, height, row_stride)?;
+        if pixels.len() < needed {
+            bail!(InvalidArgument, "pixels: {} bytes are less than the {needed} needed", pixels.len());
+        }
+        let row = width as usize * format.pixel_size();
+        let stride = if row_stride == 0 { row } else { row_stride };
+        let mut floats = Vec::new();
+        floats
+            .try_reserve_exact(width as usize * height as usize * 3)
+            .map_err(|_| error!(OutOfMemory, "no memory for an image of {width}x{height}"))?;
+        let float = |byte: &u8| f32::from(*byte) / 255.0;
+        for row in pixels.chunks(stride).take(height as usize).map(|chunk| &chunk[..row]) {
+            match format {
+                Format::Rgb8 => floats.extend(row.iter().map(float)),
+                Format::Rgba8 => {
+                    floats
+                        .extend(row.as_chunks::<4>().0.iter().flat_map(|[r, g, b, _]| [r, g, b].map(float)));
+                }
+                Format::Bgra8 => {
+                    floats
+                        .extend(row.as_chunks::<4>().0.iter().flat_map(|[b, g, r, _]| [r, g, b].map(float)));
+                }
+                Format::RgbF32 => {
+                    floats.extend(row.as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)));
+                }
+                Format::Gray8 => floats.extend(row.iter().flat_map(|gray| [float(gray); 3])),
+            }
+        }
+        if let Some(i) = floats.iter().position(|x| !x.is_finite()) {
+            bail!(InvalidArgument, "pixels: value {i} is {}, not a finite number", floats[i]);
+        }
+        Self::new(width, height, floats, String::new())
+    }
+
+    /// What a request takes.
+    pub(super) fn picture(&self) -> &Picture {
+        &self.0.picture
     }
 
     /// Width in pixels.
     pub fn width(&self) -> u32 {
-        self.0.width
+        self.0.picture.width
     }
 
     /// Height in pixels.
     pub fn height(&self) -> u32 {
-        self.0.height
+        self.0.picture.height
     }
 
     /// RGB bytes, rows without gaps, top row first.
@@ -88,15 +154,7 @@ impl Image {
     /// # Errors
     /// `InvalidArgument` if a row does not fit into `row_stride`.
     pub fn copy_size(&self, row_stride: usize, format: Format) -> Result<usize> {
-        let row = self.0.width as usize * format.pixel_size();
-        let stride = if row_stride == 0 { row } else { row_stride };
-        if stride < row {
-            bail!(InvalidArgument, "row_stride: {stride} is less than the {row} bytes of a row");
-        }
-        (self.0.height as usize - 1)
-            .checked_mul(stride)
-            .and_then(|size| size.checked_add(row))
-            .ok_or_else(|| error!(InvalidArgument, "row_stride: {stride} is too large"))
+        size_of_rows(self.width(), self.height(), format, row_stride)
     }
 
     /// Copies the picture to `dst`, rows `row_stride` bytes apart (0 = without gaps), the bottom row first if
@@ -109,9 +167,9 @@ impl Image {
         if dst.len() < needed {
             bail!(BufferTooSmall, "dst_size: {} bytes are less than the {needed} needed", dst.len());
         }
-        let row = self.0.width as usize * format.pixel_size();
+        let row = self.width() as usize * format.pixel_size();
         let stride = if row_stride == 0 { row } else { row_stride };
-        let height = self.0.height as usize;
+        let height = self.height() as usize;
         for (y, target) in dst.chunks_mut(stride).take(height).enumerate() {
             self.copy_row(if flip_y { height - 1 - y } else { y }, &mut target[..row], format);
         }
@@ -119,7 +177,7 @@ impl Image {
     }
 
     fn copy_row(&self, y: usize, target: &mut [u8], format: Format) {
-        let values = self.0.width as usize * 3;
+        let values = self.width() as usize * 3;
         let range = y * values..(y + 1) * values;
         let bytes = &self.0.bytes[range.clone()];
         let pixels = target.chunks_exact_mut(format.pixel_size()).zip(bytes.chunks_exact(3));
@@ -132,50 +190,39 @@ impl Image {
                 pixels.for_each(|(out, rgb)| out.copy_from_slice(&[rgb[2], rgb[1], rgb[0], 255]));
             }
             Format::RgbF32 => {
-                let floats = self.0.floats[range].iter();
+                let floats = self.0.picture.rgb[range].iter();
                 target.chunks_exact_mut(4).zip(floats).for_each(|(out, x)| {
                     out.copy_from_slice(&x.to_ne_bytes());
                 });
             }
+            Format::Gray8 => {
+                let floats = self.0.picture.rgb[range].as_chunks::<3>().0;
+                target.iter_mut().zip(floats).for_each(|(out, [r, g, b])| {
+                    *out = ((r + g + b) / 3.0 * 255.0).round_ties_even() as u8;
+                });
+            }
         }
     }
+}
 
-    /// Writes a PNG file whose text chunk `parameters` holds the metadata. A file that is there is replaced.
-    ///
-    /// # Errors
-    /// `NotFound` if the folder does not exist, `Io` if the file cannot be written; both name the path.
-    pub fn save_png(&self, path: &Path) -> Result<()> {
-        let file = self.encode_png().map_err(|cause| error!(Internal, "{}: {cause}", path.display()))?;
-        fs::write(path, file).map_err(|cause| {
-            let missing = cause.kind() == io::ErrorKind::NotFound;
-            let status = if missing { Status::NotFound } else { Status::Io };
-            Error::new(status, format!("{}: {cause}", path.display()))
-        })
+fn size_of_rows(width: u32, height: u32, format: Format, row_stride: usize) -> Result<usize> {
+    let row = width as usize * format.pixel_size();
+    let stride = if row_stride == 0 { row } else { row_stride };
+    if stride < row {
+        bail!(InvalidArgument, "row_stride: {stride} is less than the {row} bytes of a row");
     }
-
-    fn encode_png(&self) -> std::result::Result<Vec<u8>, png::EncodingError> {
-        let mut file = Vec::new();
-        let mut encoder = png::Encoder::new(&mut file, self.0.width, self.0.height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let (keyword, text) = ("parameters".to_owned(), self.0.metadata.clone());
-        // tEXt is what every reader knows, but it holds Latin-1 only.
-        if text.chars().all(|c| u32::from(c) < 256) {
-            encoder.add_text_chunk(keyword, text)?;
-        } else {
-            encoder.add_itxt_chunk(keyword, text)?;
-        }
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&self.0.bytes)?;
-        writer.finish()?;
-        Ok(file)
-    }
+    (height as usize - 1)
+        .checked_mul(stride)
+        .and_then(|size| size.checked_add(row))
+        .filter(|size| *size <= isize::MAX as usize)
+        .ok_or_else(|| error!(InvalidArgument, "row_stride: {stride} is too large"))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
+    use crate::util::error::Status;
 
     /// Two by two: dark red, green / blue, a grey between two bytes.
     fn image(metadata: &str) -> Image {
@@ -236,32 +283,44 @@ mod tests {
     }
 
     #[test]
-    fn a_png_holds_the_pixels_and_the_metadata() {
-        // Latin-1 goes into tEXt, anything else into iTXt.
-        for (text, chunk) in [("caf\u{e9}\nSteps: 1", "tEXt"), ("\u{732b}\nSteps: 1", "iTXt")] {
-            let image = image(text);
-            let path = std::env::temp_dir().join(format!("libdiffusion-{}-{chunk}.png", std::process::id()));
-            image.save_png(&path).unwrap();
-            let file = fs::read(&path).unwrap();
-            fs::remove_file(&path).unwrap();
-            let mut reader = png::Decoder::new(io::Cursor::new(&file)).read_info().unwrap();
-            let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-            reader.next_frame(&mut pixels).unwrap();
-            assert_eq!(pixels, image.pixels());
-            let info = reader.info();
-            let latin1 = info.uncompressed_latin1_text.iter().map(|c| (c.keyword.clone(), c.text.clone()));
-            let utf8 = info.utf8_text.iter().map(|c| (c.keyword.clone(), c.get_text().unwrap()));
-            let texts: Vec<_> = if chunk == "tEXt" { latin1.collect() } else { utf8.collect() };
-            assert_eq!(texts, [("parameters".to_owned(), text.to_owned())], "{chunk}");
-        }
+    fn pixels_come_in_every_format() {
+        let rgb = [64, 0, 0, 0, 255, 0, 0, 0, 255, 100, 100, 100];
+        let gapped = [64, 0, 0, 0, 255, 0, 7, 7, 0, 0, 255, 100, 100, 100];
+        let rgba = [64, 0, 0, 1, 0, 255, 0, 2, 0, 0, 255, 3, 100, 100, 100, 4];
+        let bgra = [0, 0, 64, 1, 0, 255, 0, 2, 255, 0, 0, 3, 100, 100, 100, 4];
+        let read = |format, pixels: &[u8], stride| Image::from_pixels(2, 2, format, pixels, stride).unwrap();
+        assert_eq!(read(Format::Rgb8, &rgb, 0).pixels(), rgb);
+        assert_eq!(read(Format::Rgb8, &gapped, 8).pixels(), rgb);
+        assert_eq!(read(Format::Rgba8, &rgba, 0).pixels(), rgb);
+        assert_eq!(read(Format::Bgra8, &bgra, 0).pixels(), rgb);
+        let gray = read(Format::Gray8, &[0, 1, 128, 255], 0);
+        assert_eq!(gray.pixels(), [0, 0, 0, 1, 1, 1, 128, 128, 128, 255, 255, 255]);
+        let mut bytes = [0; 4];
+        gray.copy(&mut bytes, 0, Format::Gray8, false).unwrap();
+        assert_eq!(bytes, [0, 1, 128, 255]);
+        let floats: Vec<u8> = [0.25f32, -1.0, 2.0].iter().flat_map(|x| x.to_ne_bytes()).collect();
+        let image = Image::from_pixels(1, 1, Format::RgbF32, &floats, 0).unwrap();
+        assert_eq!(*image.picture().rgb, [0.25, 0.0, 1.0]);
+        // The mean of 64 and twice 0, the mean of one 255 and twice 0.
+        let mut bytes = [0; 4];
+        read(Format::Rgb8, &rgb, 0).copy(&mut bytes, 0, Format::Gray8, false).unwrap();
+        assert_eq!(bytes, [21, 85, 85, 100]);
     }
 
     #[test]
-    fn a_path_that_cannot_be_written_is_named() {
-        let path = std::env::temp_dir().join("no such folder/x.png");
-        let error = image("").save_png(&path).unwrap_err();
-        assert_eq!(error.status(), Status::NotFound);
-        assert!(error.message().starts_with(&path.display().to_string()), "{error}");
-        assert_eq!(image("").save_png(&std::env::temp_dir()).unwrap_err().status(), Status::Io);
+    fn pixels_that_make_no_image_are_refused() {
+        let refused = |width, height, format, pixels: &[u8], stride, culprit: &str| {
+            let error = Image::from_pixels(width, height, format, pixels, stride).unwrap_err();
+            assert_eq!(error.status(), Status::InvalidArgument, "{culprit}");
+            assert!(error.message().contains(culprit), "{error} should name {culprit}");
+        };
+        refused(0, 1, Format::Rgb8, &[0; 12], 0, "width is 0");
+        refused(1, 8193, Format::Rgb8, &[0; 12], 0, "height is 8193");
+        refused(u32::MAX, u32::MAX, Format::RgbF32, &[0; 12], usize::MAX, "width is 4294967295");
+        refused(2, 2, Format::Rgb8, &[0; 11], 0, "12 needed");
+        refused(2, 2, Format::Rgb8, &[0; 12], 5, "row_stride");
+        refused(2, 2, Format::Rgb8, &[0; 12], usize::MAX, "row_stride");
+        let nan: Vec<u8> = [0.0, f32::NAN, 0.0].iter().flat_map(|x: &f32| x.to_ne_bytes()).collect();
+        refused(1, 1, Format::RgbF32, &nan, 0, "value 1 is NaN");
     }
 }

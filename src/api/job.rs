@@ -1,20 +1,21 @@
 //! A job: one submitted request, from the queue to its result.
 //!
-//! States only move forward: queued → text → denoise → decode → finished (done, failed or cancelled).
+//! States only move forward: queued → text → encode → denoise → decode → finished (done, failed or cancelled).
 
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::image::Image;
-use super::request::ProgressFn;
+use super::request::{GuideFn, ProgressFn};
 use super::session::Session;
-use crate::pipeline::request::{Observer, Sampler, Stage, TokenCount};
+use crate::pipeline::request::{Observer, Predictions, Sampler, Stage, TokenCount};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Error, Result, bail, error};
 
-/// Where a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a job is. Stages are ordered as a job passes them; the numbers, which never change, are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum JobStage {
     Queued = 0,
@@ -22,6 +23,33 @@ pub enum JobStage {
     Denoise = 2,
     Decode = 3,
     Finished = 4,
+    /// Only where a job starts from a picture: between `Text` and `Denoise`.
+    Encode = 5,
+}
+
+impl JobStage {
+    fn place(self) -> u32 {
+        match self {
+            JobStage::Queued => 0,
+            JobStage::Text => 1,
+            JobStage::Encode => 2,
+            JobStage::Denoise => 3,
+            JobStage::Decode => 4,
+            JobStage::Finished => 5,
+        }
+    }
+}
+
+impl PartialOrd for JobStage {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for JobStage {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
 }
 
 /// A moment in a job's life.
@@ -47,6 +75,7 @@ pub struct Report {
     pub negative_prompt: TokenCount,
     /// The sampler that ran.
     pub sampler: Sampler,
+    /// Steps taken: image-to-image goes only the end of the way.
     pub steps: u32,
     /// The seed of image 0.
     pub seed: u64,
@@ -264,6 +293,7 @@ impl Core {
 pub(super) struct Watcher<'a> {
     pub(super) core: &'a Core,
     pub(super) callback: Option<&'a ProgressFn>,
+    pub(super) guide: Option<&'a GuideFn>,
 }
 
 impl Observer for Watcher<'_> {
@@ -271,6 +301,7 @@ impl Observer for Watcher<'_> {
         self.core.cancel.check()?;
         let stage = match stage {
             Stage::Text => JobStage::Text,
+            Stage::Encode => JobStage::Encode,
             Stage::Denoise => JobStage::Denoise,
             Stage::Decode => JobStage::Decode,
         };
@@ -281,6 +312,15 @@ impl Observer for Watcher<'_> {
             self.core.cancel.cancel();
         }
         self.core.cancel.check()
+    }
+
+    fn guide(&mut self, predictions: &Predictions<'_>, out: &mut [f32]) -> Result<bool> {
+        let Some(guide) = self.guide else { return Ok(false) };
+        if guide(predictions, out) == ControlFlow::Break(()) {
+            self.core.cancel.cancel();
+        }
+        self.core.cancel.check()?;
+        Ok(true)
     }
 }
 

@@ -4,12 +4,16 @@
 //! a [`Job`] that makes [`Image`]s. Every object keeps alive what it was made from.
 
 mod engine;
+pub mod guidance;
 mod image;
+mod image_file;
 mod job;
 mod metadata;
 mod model;
 pub mod options;
 mod request;
+pub mod sampling;
+pub mod schedule;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -20,11 +24,13 @@ pub use job::{Job, JobStage, Progress, Report};
 pub use model::Model;
 pub use options::{OptionId, OptionSpec};
 pub(crate) use request::sampler_number;
-pub use request::{ProgressFn, Request};
+pub use request::{GuideFn, ProgressFn, Request};
+pub use sampling::Stepper;
+pub use schedule::Schedule;
 pub use session::{Session, SessionOptions};
 
 pub use crate::pipeline::Info as ModelInfo;
-pub use crate::pipeline::request::{Noise, Sampler, TimestepSpacing};
+pub use crate::pipeline::request::{Noise, Profile, Sampler, SigmaSchedule, TimestepSpacing};
 pub use crate::util::error::{Error, Result, Status};
 pub use crate::util::log::{Level, Log};
 

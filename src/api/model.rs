@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::engine::Engine;
-use super::request::sampler_name;
 use crate::backend::cpu::Cpu;
 use crate::pipeline::{Info, Pipeline};
 use crate::util::error::Result;
@@ -41,7 +40,7 @@ impl Model {
 
     /// The name of the model's own sampler, as the option `sampler` spells it.
     pub fn default_sampler(&self) -> &'static str {
-        sampler_name(self.info().default_sampler)
+        self.info().default_sampler.name()
     }
 
     /// The engine that holds the weights.

@@ -10,7 +10,7 @@ use super::image::Image;
 use super::job::{Core, Job, Outcome, Report, Watcher};
 use super::metadata::metadata;
 use super::model::Model;
-use super::request::{ProgressFn, Request};
+use super::request::{GuideFn, ProgressFn, Request};
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
@@ -72,6 +72,7 @@ struct Task {
     core: Arc<Core>,
     request: pipeline::Request,
     callback: Option<ProgressFn>,
+    guide: Option<GuideFn>,
 }
 
 impl Session {
@@ -119,7 +120,13 @@ impl Session {
         model.pipeline().check(values)?;
         let number = shared.submitted.fetch_add(1, Ordering::Relaxed) + 1;
         let core = Arc::new(Core::new());
-        let task = Task { number, core: core.clone(), request: values.clone(), callback: request.progress() };
+        let task = Task {
+            number,
+            core: core.clone(),
+            request: values.clone(),
+            callback: request.progress(),
+            guide: request.guide(),
+        };
         self.log_submit(number, values);
         shared.push(task)?;
         Ok(Job::new(core, self.clone()))
@@ -175,7 +182,7 @@ impl Session {
         let log = self.0.model.engine().log();
         log.info(format_args!(
             "submit: job {number}, {}x{}, {} steps, guidance_scale {}, seed {}, batch_size {}, sampler {:?}, \
-             timestep_spacing {:?}, eta {}, noise {:?}, {} latents, decode {}",
+             timestep_spacing {:?}, eta {:?}, noise {:?}, {} latents, decode {}",
             values.width,
             values.height,
             values.steps,
@@ -188,6 +195,31 @@ impl Session {
             values.noise,
             values.latents.as_ref().map_or(0, Vec::len),
             values.decode
+        ));
+        log.info(format_args!(
+            "submit: job {number}, sigma_schedule {:?}, sigmas {:?}, timesteps {:?}, s_churn {}, s_tmin {}, s_tmax {}, \
+             s_noise {}, profile {}, image {:?}, mask {:?}, strength {}, variation_seed {}, variation_strength {}, \
+             eta_noise_seed_delta {}, dynamic_thresholding_ratio {}, dynamic_thresholding_max {}, guidance {:?}, \
+             pag_applied_layers {:?}, perturbation {:?}",
+            values.sigma_schedule,
+            values.sigmas,
+            values.timesteps,
+            values.s_churn,
+            values.s_tmin,
+            values.s_tmax,
+            values.s_noise,
+            values.profile.name(),
+            values.image,
+            values.mask,
+            values.strength,
+            values.variation_seed,
+            values.variation_strength,
+            values.eta_noise_seed_delta,
+            values.dynamic_thresholding_ratio,
+            values.dynamic_thresholding_max,
+            values.guidance,
+            values.pag_applied_layers,
+            values.perturbation
         ));
         log.debug(format_args!(
             "submit: job {number}, prompt {:?}, negative_prompt {:?}",
@@ -289,11 +321,11 @@ impl Runner {
 
     fn generate(&self, task: &Task) -> Result<Outcome> {
         let started = Instant::now();
-        let Task { request, core, callback, .. } = task;
+        let Task { request, core, callback, guide, .. } = task;
         core.cancel.check()?;
         #[cfg(feature = "fault-injection")]
         self.spring_planted()?;
-        let mut watcher = Watcher { core, callback: callback.as_ref() };
+        let mut watcher = Watcher { core, callback: callback.as_ref(), guide: guide.as_ref() };
         let backend = self.backend.with_cancel(&core.cancel);
         let output = self.model.pipeline().generate(&backend, request, &mut watcher)?;
         let (width, height) = (output.width, output.height);
@@ -309,7 +341,7 @@ impl Runner {
             prompt: output.prompt,
             negative_prompt: output.negative_prompt,
             sampler: output.sampler,
-            steps: request.steps,
+            steps: output.steps,
             seed: request.seed,
             text_time: output.text_time,
             denoise_time: output.denoise_time,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::options::{Kind, OPTIONS};
 use super::*;
-use crate::pipeline::request as pipeline;
+use crate::pipeline::request::{self as pipeline, SAMPLERS};
 
 fn engine() -> Engine {
     Engine::new(EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap()
@@ -77,6 +77,7 @@ fn defaults_of_the_table_are_those_of_the_pipeline() {
             Kind::Float { default, .. } => request.set_float(spec.id, default),
             Kind::Enum(_) => request.set_int(spec.id, 0),
             Kind::Floats => request.set_floats(spec.id, None),
+            Kind::Image => request.set_image(spec.id, None),
         }
         .unwrap();
         assert_eq!(*request.values(), pipeline::Request::default(), "{}", spec.name);
@@ -119,7 +120,7 @@ fn ranges_hold_at_both_ends() {
                 assert!(request.set_int(spec.id, -1).is_err());
                 assert!(request.set_string(spec.id, Some("nonsense")).is_err());
             }
-            Kind::String | Kind::Floats => {}
+            Kind::String | Kind::Floats | Kind::Image => {}
         }
     }
 }
@@ -134,10 +135,23 @@ fn choices_mean_what_they_are_called() {
     let values = request.values();
     assert_eq!(values.sampler, Some(Sampler::Euler));
     assert_eq!(values.timestep_spacing, Some(TimestepSpacing::Trailing));
-    assert_eq!(values.noise, Noise::Mt19937);
+    assert_eq!(values.noise, Some(Noise::Mt19937));
     assert!(!values.decode);
-    assert_eq!(request::sampler_name(Sampler::Ddim), "ddim");
     assert_eq!(sampler_number(Sampler::Euler), 3);
+    for info in SAMPLERS {
+        request.set_string(OptionId::Sampler, Some(info.name)).unwrap();
+        assert_eq!(request.values().sampler, Some(info.sampler));
+        request.set_int(OptionId::Sampler, i64::from(sampler_number(info.sampler))).unwrap();
+        assert_eq!(request.values().sampler, Some(info.sampler));
+    }
+    for schedule in SigmaSchedule::ALL {
+        request.set_string(OptionId::SigmaSchedule, Some(schedule.name())).unwrap();
+        assert_eq!(request.values().sigma_schedule, Some(schedule));
+    }
+    for profile in [Profile::Diffusers, Profile::A1111, Profile::ComfyUi] {
+        request.set_string(OptionId::Profile, Some(profile.name())).unwrap();
+        assert_eq!(request.values().profile, profile);
+    }
 }
 
 #[test]
@@ -153,6 +167,26 @@ fn values_go_to_the_option_they_were_set_for() {
     request.set_float(OptionId::GuidanceScale, 2.5).unwrap();
     request.set_float(OptionId::Eta, 0.5).unwrap();
     request.set_floats(OptionId::Latents, Some(&[1.0, 2.0])).unwrap();
+    request.set_floats(OptionId::Sigmas, Some(&[3.0, 0.0])).unwrap();
+    request.set_floats(OptionId::Timesteps, Some(&[4.0])).unwrap();
+    for (id, value) in [
+        (OptionId::SChurn, 1.5),
+        (OptionId::STmin, 0.1),
+        (OptionId::STmax, 9.0),
+        (OptionId::SNoise, 1.003),
+        (OptionId::Strength, 0.25),
+        (OptionId::VariationStrength, 0.75),
+        (OptionId::DynamicThresholdingRatio, 0.995),
+        (OptionId::DynamicThresholdingMax, 2.0),
+    ] {
+        request.set_float(id, value).unwrap();
+    }
+    request.set_int(OptionId::VariationSeed, -2).unwrap();
+    request.set_int(OptionId::EtaNoiseSeedDelta, 31337).unwrap();
+    let picture = |value: u8| Image::from_pixels(1, 1, Format::Gray8, &[value], 0).unwrap();
+    // The request keeps the pixels.
+    request.set_image(OptionId::Image, Some(&picture(255))).unwrap();
+    request.set_image(OptionId::Mask, Some(&picture(0))).unwrap();
     let expected = pipeline::Request {
         prompt: "p".to_owned(),
         negative_prompt: Some(String::new()),
@@ -162,11 +196,40 @@ fn values_go_to_the_option_they_were_set_for() {
         seed: u64::MAX,
         batch_size: 2,
         guidance: pipeline::GuidanceOptions::at_scale(2.5),
-        eta: 0.5,
+        eta: Some(0.5),
         latents: Some(vec![1.0, 2.0]),
+        sigmas: Some(vec![3.0, 0.0]),
+        timesteps: Some(vec![4.0]),
+        s_churn: 1.5,
+        s_tmin: 0.1,
+        s_tmax: 9.0,
+        s_noise: 1.003,
+        strength: 0.25,
+        variation_seed: u64::MAX - 1,
+        variation_strength: 0.75,
+        eta_noise_seed_delta: 31337,
+        dynamic_thresholding_ratio: 0.995,
+        dynamic_thresholding_max: 2.0,
+        image: Some(picture(255).picture().clone()),
+        mask: Some(picture(0).picture().clone()),
         ..pipeline::Request::default()
     };
     assert_eq!(*request.values(), expected);
+}
+
+#[test]
+fn images_go_only_where_images_belong() {
+    let mut request = Request::new(&model());
+    let image = Image::from_pixels(1, 1, Format::Gray8, &[9], 0).unwrap();
+    let error = request.set_image(OptionId::Steps, Some(&image)).unwrap_err();
+    assert_eq!(error.message(), "option steps: it takes an integer, not an image");
+    let error = request.set_string(OptionId::Image, Some("cat.png")).unwrap_err();
+    assert_eq!(error.message(), "option image: it takes an image, not a string");
+    assert!(request.set_int(OptionId::Mask, 1).is_err() && request.set_float(OptionId::Mask, 1.0).is_err());
+    assert!(request.set_floats(OptionId::Mask, Some(&[1.0])).is_err());
+    request.set_image(OptionId::Image, Some(&image)).unwrap();
+    request.set_image(OptionId::Image, None).unwrap();
+    assert_eq!(request.values().image, None);
 }
 
 #[test]
@@ -241,6 +304,9 @@ fn progress_only_moves_forward() {
     let model = model();
     let session = session(&model, 0);
     let mut request = request(&model, 3);
+    let white = Image::from_pixels(64, 64, Format::Gray8, &[255; 64 * 64], 0).unwrap();
+    request.set_image(OptionId::Image, Some(&white)).unwrap();
+    request.set_float(OptionId::Strength, 1.0).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = seen.clone();
     request.set_progress(Some(Arc::new(move |progress| {
@@ -251,7 +317,7 @@ fn progress_only_moves_forward() {
     let seen = seen.lock().unwrap();
     let order: Vec<_> = seen.iter().map(|p| (p.stage, p.step, p.elapsed)).collect();
     assert!(order.is_sorted(), "{order:?}");
-    for stage in [JobStage::Text, JobStage::Denoise, JobStage::Decode] {
+    for stage in [JobStage::Text, JobStage::Encode, JobStage::Denoise, JobStage::Decode] {
         assert!(seen.iter().any(|p| p.stage == stage), "{stage:?}");
     }
     for step in 1..=3 {

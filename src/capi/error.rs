@@ -24,6 +24,8 @@ pub enum diffusion_status_enum {
     DIFFUSION_PENDING = 1,
     /// The time was up first. (Not used in this version.)
     DIFFUSION_TIMEOUT = 2,
+    /// Nothing is left to do: a sampler has taken all its steps.
+    DIFFUSION_DONE = 3,
     /// A bug in the library; the message says where. The session it happened in cannot be used any more.
     DIFFUSION_ERROR_INTERNAL = -1,
     /// An argument or option value outside its documented range.
@@ -72,6 +74,7 @@ pub extern "C" fn diffusion_status_name(status: diffusion_status) -> *const c_ch
         0 => c"OK",
         1 => c"PENDING",
         2 => c"TIMEOUT",
+        3 => c"DONE",
         -1 => c"INTERNAL",
         -2 => c"INVALID_ARGUMENT",
         -3 => c"INVALID_STATE",

@@ -30,6 +30,15 @@ pub(super) unsafe fn guard(
     error: *mut *mut diffusion_error,
     body: impl FnOnce() -> Result<()>,
 ) -> diffusion_status {
+    // SAFETY: `error` is NULL or writable.
+    unsafe { guard_outcome(error, || body().map(|()| diffusion_status_enum::DIFFUSION_OK)) }
+}
+
+/// [`guard`] for functions that have more than one way to succeed.
+pub(super) unsafe fn guard_outcome(
+    error: *mut *mut diffusion_error,
+    body: impl FnOnce() -> Result<diffusion_status_enum>,
+) -> diffusion_status {
     panic::install_hook();
     // SAFETY: `error` is NULL or writable.
     unsafe {
@@ -37,7 +46,7 @@ pub(super) unsafe fn guard(
             error.write(ptr::null_mut());
         }
         match panic::catch(body).and_then(|result| result) {
-            Ok(()) => diffusion_status_enum::DIFFUSION_OK as diffusion_status,
+            Ok(outcome) => outcome as diffusion_status,
             Err(failure) => {
                 let status = failure.status() as diffusion_status;
                 if !error.is_null() {
@@ -108,6 +117,63 @@ pub(super) unsafe fn out_value<T>(out: *mut T, name: &str, value: T) -> Result<(
     }
     // SAFETY: not NULL, so writable.
     unsafe { out.write(value) };
+    Ok(())
+}
+
+/// An array of `count` values that is read; `None` for NULL with a count of 0.
+pub(super) unsafe fn opt_slice<'a, T>(data: *const T, count: usize, name: &str) -> Result<Option<&'a [T]>> {
+    match (data.is_null(), count) {
+        (true, 0) => Ok(None),
+        (true, _) => bail!(InvalidArgument, "{name} is NULL"),
+        (false, _) => {
+            check_count::<T>(count, name)?;
+            // SAFETY: not NULL, so the caller has `count` values there.
+            Ok(Some(unsafe { std::slice::from_raw_parts(data, count) }))
+        }
+    }
+}
+
+/// An array of `count` values that is read.
+pub(super) unsafe fn in_slice<'a, T>(data: *const T, count: usize, name: &str) -> Result<&'a [T]> {
+    if data.is_null() {
+        bail!(InvalidArgument, "{name} is NULL");
+    }
+    // SAFETY: as `opt_slice`.
+    Ok(unsafe { opt_slice(data, count, name)? }.unwrap_or_default())
+}
+
+/// An array of the caller's with room for `room` values, of which the first `count` are written. Values that are
+/// read meanwhile must lie elsewhere ([`check_apart`]).
+pub(super) unsafe fn out_slice<'a, T>(
+    data: *mut T,
+    room: usize,
+    count: usize,
+    name: &str,
+) -> Result<&'a mut [T]> {
+    if data.is_null() {
+        bail!(InvalidArgument, "{name} is NULL");
+    }
+    if room < count {
+        bail!(BufferTooSmall, "{name} has room for {room} values; there are {count}");
+    }
+    check_count::<T>(count, name)?;
+    // SAFETY: not NULL, so the caller has room for `count` values there.
+    Ok(unsafe { std::slice::from_raw_parts_mut(data, count) })
+}
+
+/// Fails if two arrays of `count` values share memory.
+pub(super) fn check_apart<T>(a: (*const T, &str), b: (*const T, &str), count: usize) -> Result<()> {
+    let distance = (a.0 as usize).abs_diff(b.0 as usize);
+    if distance < count.saturating_mul(size_of::<T>()) {
+        bail!(InvalidArgument, "{} overlaps {}", a.1, b.1);
+    }
+    Ok(())
+}
+
+fn check_count<T>(count: usize, name: &str) -> Result<()> {
+    if count > isize::MAX as usize / size_of::<T>() {
+        bail!(InvalidArgument, "{name}: {count} values are too many");
+    }
     Ok(())
 }
 

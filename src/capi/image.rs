@@ -5,7 +5,7 @@ use std::path::Path;
 use std::ptr;
 
 use super::error::{diffusion_error, diffusion_status};
-use super::ffi::{self, Handle, Struct, c_string, guard, guard_or, in_ref, in_str, opt_ref, out_struct};
+use super::ffi::{self, Handle, Out, Struct, c_string, guard, guard_or, in_ref, in_str, opt_ref, out_struct};
 use crate::api::{Format, Image};
 use crate::util::error::{Result, bail};
 
@@ -21,12 +21,14 @@ pub type diffusion_format = i32;
 pub enum diffusion_format_enum {
     /// Three bytes: red, green, blue.
     DIFFUSION_FORMAT_RGB8 = 1,
-    /// Four bytes: red, green, blue, 255.
+    /// Four bytes: red, green, blue, alpha, which is written as 255 and not read.
     DIFFUSION_FORMAT_RGBA8 = 2,
-    /// Four bytes: blue, green, red, 255.
+    /// Four bytes: blue, green, red, alpha, which is written as 255 and not read.
     DIFFUSION_FORMAT_BGRA8 = 3,
     /// Three 32-bit floats in 0..1: red, green, blue, as the decoder made them, not rounded to bytes.
     DIFFUSION_FORMAT_RGBF32 = 4,
+    /// One byte: the mean of red, green and blue; read as all three of them. For masks.
+    DIFFUSION_FORMAT_GRAY8 = 5,
 }
 
 /// Flags of diffusion_image_copy(), to be combined with |.
@@ -64,7 +66,7 @@ pub struct diffusion_image_info {
 // SAFETY: struct_size first, no padding, zeros are valid.
 unsafe impl Struct for diffusion_image_info {}
 
-/// A finished picture, immutable. It depends on no other object.
+/// A picture, immutable: a finished one, or one to start from. It depends on no other object.
 /// \since 0.1.0
 /// \ingroup images
 #[repr(C)]
@@ -82,10 +84,86 @@ impl ImageHandle {
         let metadata = c_string(image.metadata());
         Self { image, metadata }
     }
+
+    pub(super) fn image(&self) -> &Image {
+        &self.image
+    }
 }
 
 impl Handle for diffusion_image {
     type Value = ImageHandle;
+}
+
+/// Makes an image from pixels of the caller's, to be a request's ::DIFFUSION_OPTION_IMAGE or ::DIFFUSION_OPTION_MASK.
+///
+/// \param width Width in pixels, 1 to 8192.
+/// \param height Height in pixels, 1 to 8192.
+/// \param format How a pixel lies in memory. Alpha is not read. Floats outside 0..1 are clamped.
+/// \param pixels height rows, top row first, copied: (height - 1) * row_stride bytes and those of one row. No alignment
+/// is needed.
+/// \param row_stride Bytes from one row to the next, at least those of one row; 0 = rows without gaps.
+/// \param image Receives the image, to be freed with diffusion_image_free(); NULL on failure.
+/// \param error Receives the error on failure, else NULL; may be NULL.
+/// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT for a size out of range or a float that is not finite;
+/// ::DIFFUSION_ERROR_OUT_OF_MEMORY.
+/// \threadsafety Any thread.
+/// \since 0.1.0
+/// \sa diffusion_request_set_image
+/// \ingroup images
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn diffusion_image_new(
+    width: u32,
+    height: u32,
+    format: diffusion_format,
+    pixels: *const c_void,
+    row_stride: usize,
+    image: *mut *mut diffusion_image,
+    error: *mut *mut diffusion_error,
+) -> diffusion_status {
+    // SAFETY: every pointer is NULL or what the header says.
+    unsafe {
+        guard(error, || {
+            let out = Out::new(image, "image")?;
+            if pixels.is_null() {
+                bail!(InvalidArgument, "pixels is NULL");
+            }
+            let format = pixel_format(format)?;
+            let size = format.input_size(width, height, row_stride)?;
+            let pixels = std::slice::from_raw_parts(pixels.cast::<u8>(), size);
+            out.set(ImageHandle::new(Image::from_pixels(width, height, format, pixels, row_stride)?));
+            Ok(())
+        })
+    }
+}
+
+/// Reads a PNG file, of any kind of pixels. Transparency, colour profiles and texts are not read; 16-bit values lose
+/// their lower half.
+///
+/// \param path The file, UTF-8.
+/// \param image Receives the image, to be freed with diffusion_image_free(); NULL on failure.
+/// \param error Receives the error on failure, else NULL; may be NULL.
+/// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_NOT_FOUND; ::DIFFUSION_ERROR_IO; ::DIFFUSION_ERROR_FORMAT for a file that
+/// is damaged, no PNG, or larger than 8192 pixels on a side; ::DIFFUSION_ERROR_OUT_OF_MEMORY;
+/// ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+/// \threadsafety Any thread.
+/// \since 0.1.0
+/// \ingroup images
+#[unsafe(no_mangle)]
+#[must_use]
+pub unsafe extern "C" fn diffusion_image_load_png(
+    path: *const c_char,
+    image: *mut *mut diffusion_image,
+    error: *mut *mut diffusion_error,
+) -> diffusion_status {
+    // SAFETY: every pointer is NULL or what the header says.
+    unsafe {
+        guard(error, || {
+            let out = Out::new(image, "image")?;
+            out.set(ImageHandle::new(Image::load_png(Path::new(in_str(path, "path")?))?));
+            Ok(())
+        })
+    }
 }
 
 /// Tells an image's size and layout.
@@ -187,7 +265,7 @@ pub unsafe extern "C" fn diffusion_image_copy(
 /// a line "Steps: 20, Sampler: ddim, CFG scale: 2.5, Seed: 1, Size: 64x64, Version: libdiffusion 0.1.0".
 ///
 /// \param image The image, or NULL.
-/// \returns UTF-8, valid until the image is freed; "" for NULL.
+/// \returns UTF-8, valid until the image is freed; "" for NULL and for an image that no job made.
 /// \threadsafety Any thread.
 /// \since 0.1.0
 /// \ingroup images
@@ -243,6 +321,7 @@ fn pixel_format(number: diffusion_format) -> Result<Format> {
         2 => Ok(Format::Rgba8),
         3 => Ok(Format::Bgra8),
         4 => Ok(Format::RgbF32),
+        5 => Ok(Format::Gray8),
         _ => bail!(InvalidArgument, "format: there is no format {number}"),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::{ErrorHandle, diffusion_error, diffusion_status, diffusion_status_enum};
 use super::ffi::{self, Handle, Out, Struct, guard, guard_or, in_ref, opt_ref, out_struct, out_value};
 use super::image::{ImageHandle, diffusion_image};
-use super::option::diffusion_sampler;
+use super::option::diffusion_sampler_id;
 use super::request::diffusion_progress;
 use crate::api::{Job, Report, sampler_number};
 use crate::util::error::{Result, bail};
@@ -35,7 +35,7 @@ pub struct diffusion_result {
     /// How many of them came after the model's max_tokens and had no effect.
     pub negative_tokens_dropped: u32,
     /// The sampler that ran; never ::DIFFUSION_SAMPLER_AUTO.
-    pub sampler: diffusion_sampler,
+    pub sampler: diffusion_sampler_id,
     /// Denoising steps.
     pub steps: u32,
     /// The seed of image 0; image i has seed + i.

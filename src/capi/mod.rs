@@ -25,6 +25,12 @@ pub mod job;
 
 pub mod image;
 
+pub mod schedule;
+
+pub mod sampling;
+
+pub mod guidance;
+
 #[cfg(feature = "fault-injection")]
 pub mod experimental;
 

@@ -3,7 +3,8 @@
  * Load a model folder in diffusers layout once, share it among sessions, submit requests, and poll,
  * wait for or cancel the jobs that come of them. The library needs no Python and no network, prints
  * nothing, never ends the process, and gives the same image for the same request on every run and
- * with any number of threads.
+ * with any number of threads. Programs with a network of their own find noise schedules, samplers
+ * and guidance at the end; those need no engine.
  *
  * A complete program:
  *
@@ -41,7 +42,8 @@
  *    wrong; it may be NULL. Handles that a failed function would have made are NULL. A NULL
  *    argument is an error, never a crash.
  * 3. Threads. Each function says which threads may call it; const parameters may be shared freely.
- *    Callbacks come from the library's threads and are optional: all they tell can be polled.
+ *    Callbacks are optional: all they tell can be polled, all they ask can be asked and told. A
+ *    job's come from the library's threads, a sampler's from the thread that called it.
  * 4. Text is UTF-8 that ends with a NUL, copied before the function returns. So are paths, on every
  *    system.
  * 5. ABI. Symbols are never removed or changed within a soname. Structures begin with struct_size

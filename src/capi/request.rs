@@ -6,7 +6,8 @@ use std::ptr;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use super::error::{diffusion_error, diffusion_status};
-use super::ffi::{self, Handle, Out, Struct, UserData, guard, in_ref, opt_str};
+use super::ffi::{self, Handle, Out, Struct, UserData, guard, in_ref, opt_ref, opt_str};
+use super::image::{ImageHandle, diffusion_image};
 use super::model::diffusion_model;
 use super::option::diffusion_option;
 use crate::api::{OptionId, Progress, ProgressFn, Request};
@@ -17,7 +18,8 @@ use crate::util::error::{Result, bail, error};
 /// \ingroup requests
 pub type diffusion_stage = i32;
 
-/// Values of ::diffusion_stage, in the order in which a job passes them.
+/// Values of ::diffusion_stage. A job passes them in the order queued, text, encode, denoise, decode, finished, and may
+/// leave some out.
 /// \ingroup requests
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -32,6 +34,8 @@ pub enum diffusion_stage_enum {
     DIFFUSION_STAGE_DECODE = 3,
     /// Done, failed or cancelled.
     DIFFUSION_STAGE_FINISHED = 4,
+    /// The encoder makes latents of ::DIFFUSION_OPTION_IMAGE. Comes after ::DIFFUSION_STAGE_TEXT, where there is one.
+    DIFFUSION_STAGE_ENCODE = 5,
 }
 
 /// A moment in a job's life.
@@ -220,6 +224,31 @@ pub unsafe extern "C" fn diffusion_request_set_floats(
     }
 }
 
+/// Sets an image.
+///
+/// Whether its size fits the request is checked by diffusion_submit(). The request shares the image's pixels: the image
+/// may be freed at once.
+///
+/// \param request The request.
+/// \param option An option of type ::DIFFUSION_OPTION_TYPE_IMAGE.
+/// \param image From diffusion_image_new(), diffusion_image_load_png() or a job. NULL unsets the option.
+/// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT for an option of another type; ::DIFFUSION_ERROR_BUSY.
+/// \threadsafety One thread at a time for each request.
+/// \since 0.1.0
+/// \sa diffusion_request_set_string
+/// \ingroup requests
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusion_request_set_image(
+    request: *mut diffusion_request,
+    option: diffusion_option,
+    image: *const diffusion_image,
+) -> diffusion_status {
+    // SAFETY: every pointer is NULL or what the header says.
+    unsafe {
+        set(request, option, |request, id| request.set_image(id, opt_ref(image).map(ImageHandle::image)))
+    }
+}
+
 /// Sets who hears of the progress of jobs submitted from now on.
 ///
 /// \param request The request.
@@ -244,7 +273,7 @@ pub unsafe extern "C" fn diffusion_request_set_progress_callback(
     }
 }
 
-/// Makes a request as new: every option at its default, no progress callback, the first failure forgotten.
+/// Makes a request as new: every option at its default, no callbacks, the first failure forgotten.
 ///
 /// \param request The request.
 /// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_BUSY.
@@ -296,7 +325,7 @@ pub(super) fn read(request: &RwLock<Request>) -> Result<RwLockReadGuard<'_, Requ
 }
 
 /// The request for changing; `Busy` while another thread uses it.
-fn write(request: &RwLock<Request>) -> Result<RwLockWriteGuard<'_, Request>> {
+pub(super) fn write(request: &RwLock<Request>) -> Result<RwLockWriteGuard<'_, Request>> {
     match request.try_write() {
         Ok(request) => Ok(request),
         Err(TryLockError::Poisoned(request)) => Ok(request.into_inner()),

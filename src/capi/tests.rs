@@ -278,7 +278,7 @@ fn a_job_from_submit_to_pixels() {
         let (dst, flags) = (bytes.as_mut_ptr().cast::<c_void>(), 0);
         assert_eq!(diffusion_image_copy(image, dst, usize::MAX, 0, 1, flags, &raw mut error), OK);
         assert_eq!(bytes, std::slice::from_raw_parts(diffusion_image_pixels(image), bytes.len()));
-        for (format, flags) in [(0, 0), (5, 0), (1, 2)] {
+        for (format, flags) in [(0, 0), (6, 0), (1, 2)] {
             let status = diffusion_image_copy(image, dst, bytes.len(), 0, format, flags, null_mut());
             assert_eq!(status, INVALID_ARGUMENT);
         }
@@ -386,13 +386,13 @@ fn an_engine_from_a_newer_header_is_refused() {
 
 #[test]
 fn every_status_has_a_name() {
-    let names: HashSet<&str> = (-16..=2).map(|status| text(diffusion_status_name(status))).collect();
-    assert_eq!(names.len(), 19);
+    let names: HashSet<&str> = (-16..=3).map(|status| text(diffusion_status_name(status))).collect();
+    assert_eq!(names.len(), 20);
     assert!(!names.contains("UNKNOWN"));
     assert_eq!(text(diffusion_status_name(Status::NotFound as i32)), "NOT_FOUND");
     assert_eq!(text(diffusion_status_name(Status::BufferTooSmall as i32)), "BUFFER_TOO_SMALL");
     assert_eq!(text(diffusion_status_name(-17)), "UNKNOWN");
-    assert_eq!(text(diffusion_status_name(3)), "UNKNOWN");
+    assert_eq!(text(diffusion_status_name(4)), "UNKNOWN");
 }
 
 #[test]
@@ -413,8 +413,11 @@ fn the_header_says_of_each_option_what_the_table_says() {
             Kind::Int { default, min: i64::MIN, max: i64::MAX } => format!("[int, {default}, any]"),
             Kind::Int { default, min, max } => format!("[int, {default}, {min}..{max}]"),
             Kind::Float { default, min, max } => format!("[float, {default}, {min}..{max}]"),
+            // A sampler itself is an object.
+            Kind::Enum(_) if spec.name == "sampler" => "[::diffusion_sampler_id, auto]".to_owned(),
             Kind::Enum(_) => format!("[::diffusion_{}, auto]", spec.name),
             Kind::Floats => "[floats, unset]".to_owned(),
+            Kind::Image => "[image, unset]".to_owned(),
         };
         assert!(doc.starts_with(&format!(" {}. {value}", spec.summary)), "{doc}");
         let constant = format!("DIFFUSION_OPTION_{} = {},", spec.name.to_uppercase(), spec.id as i32);
@@ -455,7 +458,7 @@ fn options_can_be_listed_and_found() {
                 assert_eq!((info.r#type, info.min, info.max, info.default_value), (3, 0.0, 100.0, 7.5));
             }
             if text(info.name) == "sampler" {
-                assert_eq!((info.r#type, info.choice_count, info.max), (4, 4, 3.0));
+                assert_eq!((info.r#type, info.choice_count, info.max), (4, 30, 29.0));
             }
         }
     }

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use super::Pipeline;
-use super::generate::LatentSize;
-use super::layout::{to_channels_first, to_channels_last};
+use super::layout::{LatentSize, to_channels_first, to_channels_last};
 use super::request::{Observer, Request};
 use super::text::Conditioning;
 use crate::backend::{Backend, Shape};

@@ -5,47 +5,30 @@ use std::time::Instant;
 
 use super::Pipeline;
 use super::denoiser::{self, Denoiser};
-use super::layout::to_channels_last;
-use super::request::{Observer, Output, Request, Stage, TokenCount};
+use super::inpaint;
+use super::layout::{LatentSize, to_channels_last};
+use super::request::{Observer, Output, Picture, Request, Stage, TokenCount};
+use super::start::Start;
 use super::text::{Conditioning, download};
 use crate::backend::{Backend, Shape};
 use crate::sampling::guidance::{Guidance, Needs};
-use crate::sampling::{NoiseStream, Options, Plan, Run};
+use crate::sampling::{Plan, Run};
 use crate::util::error::{Result, bail};
 use crate::util::limits;
 
-/// The latents' size for one request.
-#[derive(Clone, Copy)]
-pub(super) struct LatentSize {
-    pub(super) batch: usize,
-    pub(super) channels: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
-}
-
-impl LatentSize {
-    pub(super) fn pixels(&self) -> usize {
-        self.height * self.width
-    }
-
-    /// Values of one image.
-    pub(super) fn image(&self) -> usize {
-        self.channels * self.pixels()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.batch * self.image()
-    }
-}
-
 impl<B: Backend> Pipeline<B> {
-    /// Checks what can be checked without computing: sizes, counts, the length of given latents.
+    /// Checks what can be checked without computing: sizes, counts, given latents, the steps of the sampler.
     ///
     /// # Errors
-    /// `InvalidArgument`, naming the option, its value and what it should be.
+    /// `InvalidArgument`, naming the option, its value and what it should be; `Unsupported` for a sampler or schedule
+    /// that this model cannot have.
     pub fn check(&self, request: &Request) -> Result<()> {
-        self.latent_size(request)?;
-        denoiser::check(self, request)
+        let size = self.latent_size(request)?;
+        denoiser::check(self, request)?;
+        if let Some(plan) = self.plan(request)? {
+            guidance(request, &plan, size)?;
+        }
+        Ok(())
     }
 
     /// Runs a request to its end on `backend`, telling `observer` about each step from the calling thread.
@@ -55,18 +38,8 @@ impl<B: Backend> Pipeline<B> {
     /// `OutOfMemory`; `Numeric` when the model's output is not finite.
     pub fn generate(&self, backend: &B, request: &Request, observer: &mut dyn Observer) -> Result<Output> {
         let size = self.latent_size(request)?;
-        let plan = match request.steps {
-            0 => None,
-            steps => {
-                let options = Options {
-                    sampler: request.sampler,
-                    spacing: request.timestep_spacing,
-                    eta: Some(request.eta),
-                    ..Options::new(steps as usize)
-                };
-                Some(Arc::new(Plan::new(&self.scheduler, &options)?))
-            }
-        };
+        let plan = self.plan(request)?;
+        let steps = plan.as_ref().map_or(0, |plan| plan.len() as u32);
 
         let (mut prompt_tokens, mut negative_tokens) = (TokenCount::default(), TokenCount::default());
         let start = Instant::now();
@@ -75,19 +48,18 @@ impl<B: Backend> Pipeline<B> {
         match &plan {
             None => latents.extend_from_slice(request.latents.as_deref().unwrap_or_default()),
             Some(plan) => {
-                observer.progress(Stage::Text, 0, request.steps)?;
-                let guidance = Guidance::new(
-                    &request.guidance,
-                    plan.len(),
-                    size.batch,
-                    size.image(),
-                    plan.needs_unconditional(),
-                )?;
+                observer.progress(Stage::Text, 0, steps)?;
+                let guidance = guidance(request, plan, size)?;
                 let (conditional, unconditional) =
                     self.encode_prompts(backend, request, guidance.needs_ever())?;
                 prompt_tokens = conditional.tokens;
                 negative_tokens = unconditional.as_ref().map_or(negative_tokens, |u| u.tokens);
                 text_time = start.elapsed();
+
+                if request.image.is_some() {
+                    observer.progress(Stage::Encode, 0, steps)?;
+                }
+                let from = self.start(backend, request, size, plan)?;
 
                 let start = Instant::now();
                 latents = self.denoise(
@@ -95,6 +67,7 @@ impl<B: Backend> Pipeline<B> {
                     request,
                     size,
                     plan,
+                    from,
                     guidance,
                     &conditional,
                     unconditional.as_ref(),
@@ -104,15 +77,19 @@ impl<B: Backend> Pipeline<B> {
             }
         }
         if !latents.iter().all(|x| x.is_finite()) {
-            bail!(Numeric, "the latents after {} steps are not all finite", request.steps);
+            bail!(Numeric, "the latents after {steps} steps are not all finite");
         }
 
         let start = Instant::now();
         let mut images = Vec::new();
         if request.decode {
             for image in latents.chunks_exact(size.image()) {
-                observer.progress(Stage::Decode, request.steps, request.steps)?;
-                images.push(self.decode(backend, size, image)?);
+                observer.progress(Stage::Decode, steps, steps)?;
+                let mut rgb = self.decode(backend, size, image)?;
+                if let (Some(picture), Some(mask)) = (&request.image, &request.mask) {
+                    inpaint::paste(picture, mask, &mut rgb);
+                }
+                images.push(rgb);
             }
         }
         Ok(Output {
@@ -121,6 +98,7 @@ impl<B: Backend> Pipeline<B> {
             images,
             latents: latents.chunks_exact(size.image()).map(<[f32]>::to_vec).collect(),
             sampler: plan.as_ref().map_or(self.info.default_sampler, |plan| plan.sampler()),
+            steps,
             prompt: prompt_tokens,
             negative_prompt: negative_tokens,
             text_time,
@@ -129,8 +107,20 @@ impl<B: Backend> Pipeline<B> {
         })
     }
 
+    /// The steps that the request asks for; `None` when it only decodes.
+    fn plan(&self, request: &Request) -> Result<Option<Arc<Plan>>> {
+        if request.steps == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Plan::new(&self.scheduler, &request.sampling()?)?)))
+    }
+
     fn latent_size(&self, request: &Request) -> Result<LatentSize> {
         let factor = self.vae_scale_factor();
+        let (native_width, native_height) = match &request.image {
+            Some(picture) => (picture.width, picture.height),
+            None => (self.info.width, self.info.height),
+        };
         let side = |name: &str, value: u32, native: u32| -> Result<usize> {
             let side = if value == 0 { native } else { value };
             if side == 0 || side > limits::IMAGE_SIDE || !(side as usize).is_multiple_of(factor) {
@@ -156,9 +146,10 @@ impl<B: Backend> Pipeline<B> {
         let size = LatentSize {
             batch: request.batch_size as usize,
             channels: self.info.latent_channels as usize,
-            height: side("height", request.height, self.info.height)?,
-            width: side("width", request.width, self.info.width)?,
+            height: side("height", request.height, native_height)?,
+            width: side("width", request.width, native_width)?,
         };
+        check_pictures(request, (size.width * factor) as u32, (size.height * factor) as u32)?;
         match &request.latents {
             Some(latents) if latents.len() != size.len() => bail!(
                 InvalidArgument,
@@ -206,34 +197,25 @@ impl<B: Backend> Pipeline<B> {
         request: &Request,
         size: LatentSize,
         plan: &Arc<Plan>,
+        from: Start,
         guidance: Guidance,
         conditional: &Conditioning,
         unconditional: Option<&Conditioning>,
         observer: &mut dyn Observer,
     ) -> Result<Vec<f32>> {
-        let mut noise: Vec<NoiseStream> = (0..size.batch as u64)
-            .map(|image| NoiseStream::new(request.noise, request.seed.wrapping_add(image)))
-            .collect();
-        let mut latents = match &request.latents {
-            Some(latents) => latents.clone(),
-            None => {
-                let mut latents = vec![0.0; size.len()];
-                for (stream, image) in noise.iter_mut().zip(latents.chunks_exact_mut(size.image())) {
-                    stream.normal(image);
-                }
-                latents
-            }
-        };
-        let scale = plan.init_noise_sigma();
-        latents.iter_mut().for_each(|x| *x *= scale);
-
+        // A schedule of the caller's own may end among noise on purpose.
+        let ends_clean = request.sigmas.is_none();
         let mut denoiser = Denoiser::new(self, backend, request, guidance, size, conditional, unconditional)?;
-        let mut run = Run::new(plan.clone(), latents, size.batch, Box::new(noise))?;
+        let mut run = Run::new(plan.clone(), from.latents, size.batch, from.noise)?;
         while !run.is_done() {
             observer.progress(Stage::Denoise, run.step_index() as u32, plan.len() as u32)?;
             run.step(&mut |evaluation, out, unconditional| {
                 denoiser.evaluate(evaluation, out, unconditional, observer)
             })?;
+            if let Some(inpaint) = &from.inpaint {
+                let steps = run.step_index();
+                inpaint.restore(run.latents_mut(), plan, steps, ends_clean);
+            }
         }
         observer.progress(Stage::Denoise, plan.len() as u32, plan.len() as u32)?;
         Ok(run.into_latents())
@@ -252,4 +234,35 @@ impl<B: Backend> Pipeline<B> {
         rgb.iter_mut().for_each(|x| *x = (*x * 0.5 + 0.5).clamp(0.0, 1.0));
         Ok(rgb)
     }
+}
+
+/// The request's guidance over the steps of `plan`.
+fn guidance(request: &Request, plan: &Plan, size: LatentSize) -> Result<Guidance> {
+    Guidance::new(&request.guidance, plan.len(), size.batch, size.image(), plan.needs_unconditional())
+}
+
+/// Checks the picture that a request starts from, and its mask, against the size of the images to make.
+fn check_pictures(request: &Request, width: u32, height: u32) -> Result<()> {
+    let check = |name: &str, picture: &Picture| {
+        if (picture.width, picture.height) != (width, height) {
+            bail!(
+                InvalidArgument,
+                "{name} is {}x{}, but the images to make are {width}x{height}",
+                picture.width,
+                picture.height
+            );
+        }
+        Ok(())
+    };
+    let Some(picture) = &request.image else {
+        if request.mask.is_some() {
+            bail!(InvalidArgument, "mask is set, but the image that it belongs to is not");
+        }
+        return Ok(());
+    };
+    if request.steps == 0 {
+        bail!(InvalidArgument, "steps is 0, which decodes given latents, but image is set");
+    }
+    check("image", picture)?;
+    request.mask.as_ref().map_or(Ok(()), |mask| check("mask", mask))
 }

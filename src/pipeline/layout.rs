@@ -1,4 +1,29 @@
-//! Between diffusers' latent layout and the backend's: `[n, c, h, w]` ↔ `[n, h, w, c]`.
+//! The latents' size, and the way between diffusers' layout and the backend's: `[n, c, h, w]` ↔ `[n, h, w, c]`.
+
+/// The latents' size for one request.
+#[derive(Clone, Copy)]
+pub(super) struct LatentSize {
+    pub(super) batch: usize,
+    pub(super) channels: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl LatentSize {
+    /// Of one channel.
+    pub(super) fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Values of one image.
+    pub(super) fn image(&self) -> usize {
+        self.channels * self.pixels()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.batch * self.image()
+    }
+}
 
 /// `src` is `[n, c, pixels]`, `dst` becomes `[n, pixels, c]`.
 pub(super) fn to_channels_last(src: &[f32], dst: &mut [f32], c: usize, pixels: usize) {

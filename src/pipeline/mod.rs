@@ -1,14 +1,18 @@
-//! What happens to one request: text → latents → denoise → decode → image.
+//! What happens to one request: text → start → denoise → decode → image.
 
 mod denoiser;
 mod generate;
+mod inpaint;
 mod layout;
 mod model_index;
 pub mod request;
+mod start;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_guidance;
+#[cfg(test)]
+mod tests_img2img;
 mod text;
 
 use std::path::Path;
@@ -123,6 +127,11 @@ impl<B: Backend> Pipeline<B> {
     /// Facts about the model.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// The noise schedule, and how the model wants to be sampled.
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
     }
 
     /// Pixels a latent pixel stands for, along each side.

@@ -15,7 +15,7 @@ use crate::util::cancel::Cancel;
 use crate::util::error::{Result, Status};
 use crate::util::log::Log;
 
-struct Silent;
+pub(super) struct Silent;
 
 impl Observer for Silent {
     fn progress(&mut self, _: Stage, _: u32, _: u32) -> Result<()> {
@@ -23,19 +23,19 @@ impl Observer for Silent {
     }
 }
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn cpu(threads: usize) -> Cpu {
+pub(super) fn cpu(threads: usize) -> Cpu {
     Cpu::new(threads, None).unwrap()
 }
 
-fn load(folder: &Path, backend: &Cpu) -> Pipeline<Cpu> {
+pub(super) fn load(folder: &Path, backend: &Cpu) -> Pipeline<Cpu> {
     Pipeline::load(folder, None, backend, &Log::off()).unwrap()
 }
 
-fn default_model(backend: &Cpu) -> Pipeline<Cpu> {
+pub(super) fn default_model(backend: &Cpu) -> Pipeline<Cpu> {
     load(&root().join("models/emoji-64"), backend)
 }
 
@@ -58,13 +58,13 @@ fn request(case: &Value, golden: &Golden) -> Request {
         guidance: GuidanceOptions::at_scale(case["guidance_scale"].as_f64().unwrap()),
         seed: case["seed"].as_u64().unwrap(),
         sampler: Some(sampler),
-        noise: Noise::Mt19937,
+        noise: Some(Noise::Mt19937),
         latents,
         ..Request::default()
     }
 }
 
-fn psnr(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn psnr(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let mse = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64;
     -10.0 * mse.log10()
@@ -166,7 +166,7 @@ fn the_default_models_pictures_are_diffusers_and_have_their_colours() {
             seed: case["seed"].as_u64().unwrap(),
             steps: rules["steps"].as_u64().unwrap() as u32,
             guidance: GuidanceOptions::at_scale(rules["guidance_scale"].as_f64().unwrap()),
-            noise: Noise::Mt19937,
+            noise: Some(Noise::Mt19937),
             ..Request::default()
         };
         let output = pipeline.generate(&backend, &request, &mut Silent).unwrap();
@@ -198,7 +198,7 @@ fn a_given_spacing_replaces_the_configs() {
     assert_ne!(run(None), run(Some(TimestepSpacing::Linspace)));
 }
 
-fn small() -> Request {
+pub(super) fn small() -> Request {
     Request {
         prompt: "a blue cat on a yellow background".to_owned(),
         steps: 3,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Pipeline;
 use super::denoiser::Denoiser;
-use super::generate::LatentSize;
+use super::layout::LatentSize;
 use super::request::{
     GuidanceMethod, GuidanceOptions, Observer, Perturbation, Predictions, Request, Sampler, Stage,
 };

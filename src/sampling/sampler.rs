@@ -337,11 +337,10 @@ impl Sampler {
 
     /// The request's timestep spacing, else the config's, else that of diffusers' class.
     pub(super) fn spacing(self, config: &SchedulerConfig, options: &Options) -> TimestepSpacing {
-        // diffusers' singlestep class has one spacing, whatever the config says.
-        let configured = config.timestep_spacing.filter(|_| self != Sampler::DpmSolverSinglestep);
         let asked = options.spacing.or(match options.sigma_schedule {
             Some(SigmaSchedule::Turbo) => Some(TimestepSpacing::Trailing),
-            _ => configured,
+            // diffusers' singlestep class has one spacing, whatever the config says.
+            _ => config.timestep_spacing.filter(|_| self != Sampler::DpmSolverSinglestep),
         });
         asked.unwrap_or(match self {
             Sampler::Ddpm | Sampler::Ddim | Sampler::Pndm | Sampler::Plms | Sampler::Lcm | Sampler::Tcd => {

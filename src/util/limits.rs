@@ -14,6 +14,10 @@ pub const IMAGE_SIDE: u32 = 8192;
 pub const BATCH_SIZE: u32 = 64;
 /// Most denoising steps in one request.
 pub const STEPS: u32 = 1000;
+/// Most steps of a sampler that a host runs itself.
+pub const SAMPLER_STEPS: usize = 1 << 16;
+/// Most images of a batch that a host samples itself.
+pub const SAMPLER_IMAGES: usize = 1 << 20;
 /// Most threads in an engine.
 pub const THREADS: u32 = 1024;
 /// Most training timesteps in a noise schedule.

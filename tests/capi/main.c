@@ -8,8 +8,8 @@ bool quick = false;
 int check_failures = 0;
 
 extern const test version_tests[], null_tests[], structs_tests[], options_tests[], models_tests[], requests_tests[],
-    images_tests[], latents_tests[], jobs_tests[], threads_tests[], callbacks_tests[], lifecycle_tests[],
-    panics_tests[];
+    images_tests[], img2img_tests[], latents_tests[], jobs_tests[], threads_tests[], callbacks_tests[], lifecycle_tests[],
+    schedule_tests[], sampler_tests[], noise_tests[], guidance_tests[], panics_tests[];
 
 static const struct {
     const char *name;
@@ -17,8 +17,11 @@ static const struct {
 } TOPICS[] = {
     {"version", version_tests},     {"null", null_tests},         {"structs", structs_tests},
     {"options", options_tests},     {"models", models_tests},     {"requests", requests_tests},
-    {"images", images_tests},       {"latents", latents_tests},   {"jobs", jobs_tests},
+    {"images", images_tests},       {"img2img", img2img_tests},   {"latents", latents_tests},
+    {"jobs", jobs_tests},
     {"threads", threads_tests},     {"callbacks", callbacks_tests}, {"lifecycle", lifecycle_tests},
+    {"schedule", schedule_tests},   {"sampler", sampler_tests},   {"noise", noise_tests},
+    {"guidance", guidance_tests},
     {"panics", panics_tests}, /* only by name: needs a library built with fault-injection */
 };
 enum { TOPIC_COUNT = sizeof TOPICS / sizeof TOPICS[0] };

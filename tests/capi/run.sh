@@ -24,7 +24,7 @@ fail() { echo "tests/capi: $*" >&2; exit 1; }
 build() {
     local name=$1
     shift
-    "$cc" "${flags[@]}" "$@" tests/capi/main.c tests/capi/support.c tests/capi/files.c tests/capi/test_*.c \
+    "$cc" "${flags[@]}" "$@" tests/capi/main.c tests/capi/support.c tests/capi/files.c tests/capi/mixture.c tests/capi/test_*.c \
         -o "$out/capi-$name" "${link[@]}"
     "$cc" "${flags[@]}" "$@" tests/capi/planted.c -o "$out/planted-$name" "${link[@]}"
 }
@@ -76,7 +76,8 @@ valgrind_() {
     valgrind_run "$out/planted-plain" none || fail "the program without a mistake fails under valgrind"
     caught overflow 'Invalid write' valgrind_run "$out/planted-plain"
     caught leak 'definitely lost' valgrind_run "$out/planted-plain"
-    valgrind_run "$out/capi-plain" --quick version null structs options requests images latents jobs callbacks lifecycle
+    valgrind_run "$out/capi-plain" --quick version null structs options requests images img2img latents jobs callbacks \
+        lifecycle schedule sampler noise guidance
 }
 
 panics() {

@@ -24,6 +24,8 @@ static void functions_without_pointers(void) {
     CHECK(diffusion_status_name(0) != NULL);
     CHECK(diffusion_option_count() > 0);
     CHECK(diffusion_option_choice(0, 0) == NULL);
+    CHECK(diffusion_sampler_count() > 0);
+    CHECK(diffusion_sigma_schedule_count() > 0);
 }
 
 static void frees_and_reads_of_null(void) {
@@ -34,6 +36,9 @@ static void frees_and_reads_of_null(void) {
     diffusion_session_free(NULL);
     diffusion_job_free(NULL);
     diffusion_image_free(NULL);
+    diffusion_schedule_free(NULL);
+    diffusion_sampler_free(NULL);
+    diffusion_guidance_free(NULL);
     diffusion_job_cancel(NULL);
     diffusion_engine_desc_init(NULL, 0);
     diffusion_engine_desc_init(NULL, sizeof(diffusion_engine_desc));
@@ -71,6 +76,18 @@ static void constructors(void) {
     CHECK(request == NULL);
     REJECTS(diffusion_request_new(shared_model(), NULL, e), diffusion_request_new(shared_model(), NULL, NULL));
 
+    const uint8_t pixel[3] = {0};
+    diffusion_image *image = GARBAGE;
+    REJECTS(diffusion_image_new(1, 1, DIFFUSION_FORMAT_RGB8, NULL, 0, &image, e),
+            diffusion_image_new(1, 1, DIFFUSION_FORMAT_RGB8, NULL, 0, NULL, NULL));
+    CHECK(image == NULL);
+    REJECTS(diffusion_image_new(1, 1, DIFFUSION_FORMAT_RGB8, pixel, 0, NULL, e),
+            diffusion_image_new(1, 1, DIFFUSION_FORMAT_RGB8, pixel, 0, NULL, NULL));
+    image = GARBAGE;
+    REJECTS(diffusion_image_load_png(NULL, &image, e), diffusion_image_load_png(NULL, NULL, NULL));
+    CHECK(image == NULL);
+    REJECTS(diffusion_image_load_png("x.png", NULL, e), diffusion_image_load_png("x.png", NULL, NULL));
+
     REJECTS(diffusion_session_new(NULL, NULL, &session, e), diffusion_session_new(NULL, NULL, NULL, NULL));
     CHECK(session == NULL);
     REJECTS(diffusion_session_new(shared_model(), NULL, NULL, e),
@@ -94,14 +111,18 @@ static void request_setters(void) {
     CHECK_STATUS(diffusion_request_set_float(NULL, DIFFUSION_OPTION_ETA, 0), DIFFUSION_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(diffusion_request_set_floats(NULL, DIFFUSION_OPTION_LATENTS, values, 4),
                  DIFFUSION_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(diffusion_request_set_image(NULL, DIFFUSION_OPTION_IMAGE, NULL), DIFFUSION_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(diffusion_request_reset(NULL), DIFFUSION_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(diffusion_request_set_progress_callback(NULL, NULL, NULL), DIFFUSION_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(diffusion_request_set_guidance_callback(NULL, NULL, NULL), DIFFUSION_ERROR_INVALID_ARGUMENT);
 
     diffusion_request *request = new_request(1, 0);
     CHECK_STATUS(diffusion_request_set_floats(request, DIFFUSION_OPTION_LATENTS, NULL, 4),
                  DIFFUSION_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(diffusion_request_reset(request), DIFFUSION_OK);
     CHECK_STATUS(diffusion_request_set_floats(request, DIFFUSION_OPTION_LATENTS, NULL, 0), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_request_set_image(request, DIFFUSION_OPTION_IMAGE, NULL), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_request_set_image(request, DIFFUSION_OPTION_STEPS, NULL), DIFFUSION_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(diffusion_request_set_progress_callback(request, NULL, NULL), DIFFUSION_OK);
     diffusion_request_free(request);
 }
@@ -187,6 +208,127 @@ static void job_and_image(void) {
     diffusion_request_free(request);
 }
 
+static void schedules(void) {
+    diffusion_schedule *schedule = GARBAGE;
+    diffusion_schedule_info info = DIFFUSION_SCHEDULE_INFO_INIT;
+    const float values[1] = {1};
+    const double times[1] = {1};
+    double table[1000], alpha = 7, sigma = 7;
+    float out[1];
+
+    REJECTS(diffusion_schedule_new(NULL, NULL, e), diffusion_schedule_new(NULL, NULL, NULL));
+    REJECTS(diffusion_schedule_from_config(NULL, &schedule, e), diffusion_schedule_from_config(NULL, NULL, NULL));
+    CHECK(schedule == NULL);
+    schedule = GARBAGE;
+    REJECTS(diffusion_schedule_from_config("{}", NULL, e), diffusion_schedule_from_config("{}", NULL, NULL));
+    REJECTS(diffusion_schedule_from_model(NULL, &schedule, e), diffusion_schedule_from_model(NULL, NULL, NULL));
+    CHECK(schedule == NULL);
+    REJECTS(diffusion_schedule_from_model(shared_model(), NULL, e),
+            diffusion_schedule_from_model(shared_model(), NULL, NULL));
+
+    CHECK_STATUS(diffusion_schedule_new(NULL, &schedule, NULL), DIFFUSION_OK);
+    REJECTS(diffusion_schedule_get_info(NULL, &info, e), diffusion_schedule_get_info(NULL, NULL, NULL));
+    REJECTS(diffusion_schedule_get_info(schedule, NULL, e), diffusion_schedule_get_info(schedule, NULL, NULL));
+    REJECTS(diffusion_schedule_copy_table(NULL, 1, table, 1000, e), diffusion_schedule_copy_table(NULL, 1, NULL, 0, NULL));
+    REJECTS(diffusion_schedule_copy_table(schedule, 1, NULL, 1000, e),
+            diffusion_schedule_copy_table(schedule, 1, NULL, 1000, NULL));
+    REJECTS(diffusion_schedule_get_level(NULL, 1, &alpha, &sigma, e),
+            diffusion_schedule_get_level(NULL, 1, NULL, NULL, NULL));
+    CHECK(alpha < 1 && sigma < 1);
+    REJECTS(diffusion_schedule_get_level(schedule, 1, NULL, &sigma, e),
+            diffusion_schedule_get_level(schedule, 1, &alpha, NULL, NULL));
+    REJECTS(diffusion_schedule_add_noise(NULL, values, values, 1, 1, times, out, e),
+            diffusion_schedule_add_noise(schedule, NULL, values, 1, 1, times, out, NULL));
+    REJECTS(diffusion_schedule_add_noise(schedule, values, NULL, 1, 1, times, out, e),
+            diffusion_schedule_add_noise(schedule, values, values, 1, 1, NULL, out, NULL));
+    REJECTS(diffusion_schedule_add_noise(schedule, values, values, 1, 1, times, NULL, e),
+            diffusion_schedule_add_noise(NULL, NULL, NULL, 0, 0, NULL, NULL, NULL));
+    REJECTS(diffusion_schedule_target(NULL, 0, values, values, 1, 1, times, out, e),
+            diffusion_schedule_target(schedule, 0, NULL, values, 1, 1, times, out, NULL));
+    REJECTS(diffusion_schedule_target(schedule, 0, values, NULL, 1, 1, times, out, e),
+            diffusion_schedule_target(schedule, 0, values, values, 1, 1, NULL, out, NULL));
+    REJECTS(diffusion_schedule_target(schedule, 0, values, values, 1, 1, times, NULL, e),
+            diffusion_schedule_target(NULL, 0, NULL, NULL, 0, 0, NULL, NULL, NULL));
+    REJECTS(diffusion_schedule_convert(NULL, 0, 0, values, values, 1, 1, times, out, e),
+            diffusion_schedule_convert(schedule, 0, 0, NULL, values, 1, 1, times, out, NULL));
+    REJECTS(diffusion_schedule_convert(schedule, 0, 0, values, NULL, 1, 1, times, out, e),
+            diffusion_schedule_convert(schedule, 0, 0, values, values, 1, 1, NULL, out, NULL));
+    REJECTS(diffusion_schedule_convert(schedule, 0, 0, values, values, 1, 1, times, NULL, e),
+            diffusion_schedule_convert(NULL, 0, 0, NULL, NULL, 0, 0, NULL, NULL, NULL));
+    diffusion_schedule_free(schedule);
+}
+
+static int32_t no_answer(const diffusion_question *question, float *prediction, float *unconditional, void *user_data) {
+    (void)question, (void)prediction, (void)unconditional, (void)user_data;
+    return 1;
+}
+
+static void samplers_and_noise(void) {
+    diffusion_schedule *schedule = NULL;
+    diffusion_sampler *sampler = GARBAGE;
+    diffusion_sampler_desc desc = DIFFUSION_SAMPLER_DESC_INIT;
+    diffusion_sampler_plan plan = DIFFUSION_SAMPLER_PLAN_INIT;
+    diffusion_question question = DIFFUSION_QUESTION_INIT;
+    const float values[1] = {1};
+    double numbers[2], alpha = 7, sigma = 7;
+    float out[1];
+    desc.steps = 2;
+    desc.values = 1;
+    CHECK_STATUS(diffusion_schedule_new(NULL, &schedule, NULL), DIFFUSION_OK);
+
+    REJECTS(diffusion_sampler_get_info(0, NULL, e), diffusion_sampler_get_info(0, NULL, NULL));
+    REJECTS(diffusion_sigma_schedule_get_info(0, NULL, e), diffusion_sigma_schedule_get_info(0, NULL, NULL));
+    REJECTS(diffusion_sampler_new(NULL, &desc, &sampler, e), diffusion_sampler_new(NULL, NULL, NULL, NULL));
+    CHECK(sampler == NULL);
+    sampler = GARBAGE;
+    REJECTS(diffusion_sampler_new(schedule, NULL, &sampler, e), diffusion_sampler_new(schedule, &desc, NULL, NULL));
+    CHECK(sampler == NULL);
+
+    CHECK_STATUS(diffusion_sampler_new(schedule, &desc, &sampler, NULL), DIFFUSION_OK);
+    REJECTS(diffusion_sampler_get_plan(NULL, &plan, e), diffusion_sampler_get_plan(sampler, NULL, NULL));
+    REJECTS(diffusion_sampler_copy_timesteps(NULL, numbers, 2, e), diffusion_sampler_copy_timesteps(sampler, NULL, 2, NULL));
+    REJECTS(diffusion_sampler_get_level(NULL, 0, &alpha, &sigma, e),
+            diffusion_sampler_get_level(sampler, 0, NULL, NULL, NULL));
+    CHECK(alpha < 1 && sigma < 1);
+    REJECTS(diffusion_sampler_get_level(sampler, 0, &alpha, NULL, e), diffusion_sampler_start(NULL, NULL, 0, NULL));
+    REJECTS(diffusion_sampler_start(NULL, values, 1, e), diffusion_sampler_start(sampler, NULL, 1, NULL));
+    REJECTS(diffusion_sampler_start_from(NULL, values, 1, e), diffusion_sampler_start_from(sampler, NULL, 1, NULL));
+    CHECK_STATUS(diffusion_sampler_start(sampler, NULL, 0, NULL), DIFFUSION_OK);
+    REJECTS(diffusion_sampler_step(NULL, no_answer, NULL, e), diffusion_sampler_step(sampler, NULL, NULL, NULL));
+    CHECK_STATUS(diffusion_sampler_step(sampler, no_answer, NULL, NULL), DIFFUSION_ERROR_CANCELLED);
+    REJECTS(diffusion_sampler_ask(NULL, &question, e), diffusion_sampler_ask(sampler, NULL, NULL));
+    REJECTS(diffusion_sampler_tell(NULL, values, 1, NULL, 0, e), diffusion_sampler_tell(sampler, NULL, 1, NULL, 0, NULL));
+    REJECTS(diffusion_sampler_copy_latents(NULL, out, 1, e), diffusion_sampler_copy_latents(sampler, NULL, 1, NULL));
+    REJECTS(diffusion_sampler_set_latents(NULL, values, 1, e), diffusion_sampler_set_latents(sampler, NULL, 1, NULL));
+    CHECK(diffusion_sampler_steps_done(NULL) == 0);
+    REJECTS(diffusion_noise_fill(0, 0, NULL, 1, e), diffusion_noise_fill(0, 0, NULL, 0, NULL));
+    diffusion_sampler_free(sampler);
+    diffusion_schedule_free(schedule);
+}
+
+static void guidance_of_a_host(void) {
+    diffusion_guidance *guidance = GARBAGE;
+    diffusion_guidance_desc desc = DIFFUSION_GUIDANCE_DESC_INIT;
+    diffusion_predictions predictions = DIFFUSION_PREDICTIONS_INIT;
+    const float values[1] = {1};
+    float out[1];
+    uint32_t needs;
+    desc.steps = 1;
+    desc.values = 1;
+    REJECTS(diffusion_guidance_new(NULL, &guidance, e), diffusion_guidance_new(&desc, NULL, NULL));
+    CHECK(guidance == NULL);
+    CHECK_STATUS(diffusion_guidance_new(&desc, &guidance, NULL), DIFFUSION_OK);
+    REJECTS(diffusion_guidance_get_needs(NULL, 0, &needs, e), diffusion_guidance_get_needs(guidance, 0, NULL, NULL));
+    REJECTS(diffusion_guidance_combine(guidance, NULL, out, e), diffusion_guidance_combine(NULL, NULL, NULL, NULL));
+    predictions.count = 1;
+    REJECTS(diffusion_guidance_combine(guidance, &predictions, out, e),
+            diffusion_guidance_combine(NULL, &predictions, out, NULL));
+    predictions.conditional = predictions.unconditional = values;
+    REJECTS(diffusion_guidance_combine(guidance, &predictions, NULL, e),
+            diffusion_guidance_combine(NULL, &predictions, NULL, NULL));
+    diffusion_guidance_free(guidance);
+}
+
 TOPIC(null, TEST(functions_without_pointers), TEST(frees_and_reads_of_null), TEST(constructors), TEST(infos),
       TEST(request_setters), TEST(null_unsets_a_string), TEST(submit_and_generate),
-      TEST(job_and_image));
+      TEST(job_and_image), TEST(schedules), TEST(samplers_and_noise), TEST(guidance_of_a_host));

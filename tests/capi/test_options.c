@@ -21,22 +21,22 @@ static diffusion_option_info info_of(diffusion_option option) {
 }
 
 static void the_table_lists_every_option_once(void) {
-    uint32_t seen = 0;
+    uint64_t seen = 0;
     for (size_t i = 0; i < diffusion_option_count(); i++) {
         diffusion_option_info info = info_at(i);
-        REQUIRE(info.option >= 1 && info.option < 32);
+        REQUIRE(info.option >= 1 && info.option < 64);
         CHECK((seen >> info.option & 1) == 0);
-        seen |= UINT32_C(1) << info.option;
-        CHECK(info.type >= DIFFUSION_OPTION_TYPE_STRING && info.type <= DIFFUSION_OPTION_TYPE_FLOATS);
+        seen |= UINT64_C(1) << info.option;
+        CHECK(info.type >= DIFFUSION_OPTION_TYPE_STRING && info.type <= DIFFUSION_OPTION_TYPE_IMAGE);
         CHECK(diffusion_option_find(info.name) == info.option);
         CHECK(strlen(info.summary) > 0 && strchr(info.summary, '\n') == NULL);
     }
-    /* 1 (prompt) to 14 (output), as the header numbers them */
-    CHECK(seen == 0x7ffe);
+    /* 1 (prompt) to 42 (perturbation), as the header numbers them */
+    CHECK(seen == (UINT64_C(1) << 43) - 2);
     diffusion_option_info info = DIFFUSION_OPTION_INFO_INIT;
     diffusion_error *error = NULL;
     CHECK_ERROR(diffusion_option_get_info(diffusion_option_count(), &info, &error), error,
-                DIFFUSION_ERROR_INVALID_ARGUMENT, "14");
+                DIFFUSION_ERROR_INVALID_ARGUMENT, "42");
     CHECK_ERROR(diffusion_option_get_info(SIZE_MAX, &info, &error), error, DIFFUSION_ERROR_INVALID_ARGUMENT, "");
 }
 
@@ -50,7 +50,31 @@ static void names_types_and_defaults_are_those_of_the_header(void) {
         {DIFFUSION_OPTION_STEPS, "steps", DIFFUSION_OPTION_TYPE_INT, 0, 1000, 20},
         {DIFFUSION_OPTION_GUIDANCE_SCALE, "guidance_scale", DIFFUSION_OPTION_TYPE_FLOAT, 0, 100, 7.5},
         {DIFFUSION_OPTION_BATCH_SIZE, "batch_size", DIFFUSION_OPTION_TYPE_INT, 1, 64, 1},
-        {DIFFUSION_OPTION_ETA, "eta", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1, 0},
+        {DIFFUSION_OPTION_ETA, "eta", DIFFUSION_OPTION_TYPE_FLOAT, -1, 1, -1},
+        {DIFFUSION_OPTION_SIGMAS, "sigmas", DIFFUSION_OPTION_TYPE_FLOATS, 0, 0, 0},
+        {DIFFUSION_OPTION_TIMESTEPS, "timesteps", DIFFUSION_OPTION_TYPE_FLOATS, 0, 0, 0},
+        {DIFFUSION_OPTION_S_CHURN, "s_churn", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1000, 0},
+        {DIFFUSION_OPTION_S_TMIN, "s_tmin", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1e6, 0},
+        {DIFFUSION_OPTION_S_TMAX, "s_tmax", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1e6, 0},
+        {DIFFUSION_OPTION_S_NOISE, "s_noise", DIFFUSION_OPTION_TYPE_FLOAT, 0, 10, 1},
+        {DIFFUSION_OPTION_IMAGE, "image", DIFFUSION_OPTION_TYPE_IMAGE, 0, 0, 0},
+        {DIFFUSION_OPTION_MASK, "mask", DIFFUSION_OPTION_TYPE_IMAGE, 0, 0, 0},
+        {DIFFUSION_OPTION_STRENGTH, "strength", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1, 0.8},
+        {DIFFUSION_OPTION_VARIATION_STRENGTH, "variation_strength", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1, 0},
+        {DIFFUSION_OPTION_DYNAMIC_THRESHOLDING_RATIO, "dynamic_thresholding_ratio", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1,
+         0},
+        {DIFFUSION_OPTION_DYNAMIC_THRESHOLDING_MAX, "dynamic_thresholding_max", DIFFUSION_OPTION_TYPE_FLOAT, 1, 1e6,
+         1},
+        {DIFFUSION_OPTION_GUIDANCE_SCHEDULE, "guidance_schedule", DIFFUSION_OPTION_TYPE_FLOATS, 0, 0, 0},
+        {DIFFUSION_OPTION_GUIDANCE_RESCALE, "guidance_rescale", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1, 0},
+        {DIFFUSION_OPTION_GUIDANCE_START, "guidance_start", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1, 0},
+        {DIFFUSION_OPTION_GUIDANCE_STOP, "guidance_stop", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1, 1},
+        {DIFFUSION_OPTION_ZERO_INIT_STEPS, "zero_init_steps", DIFFUSION_OPTION_TYPE_INT, 0, 1000, 1},
+        {DIFFUSION_OPTION_APG_ETA, "apg_eta", DIFFUSION_OPTION_TYPE_FLOAT, 0, 10, 1},
+        {DIFFUSION_OPTION_APG_NORM_THRESHOLD, "apg_norm_threshold", DIFFUSION_OPTION_TYPE_FLOAT, 0, 1e6, 15},
+        {DIFFUSION_OPTION_APG_MOMENTUM, "apg_momentum", DIFFUSION_OPTION_TYPE_FLOAT, -0.99, 0.99, 0},
+        {DIFFUSION_OPTION_PAG_SCALE, "pag_scale", DIFFUSION_OPTION_TYPE_FLOAT, 0, 100, 0},
+        {DIFFUSION_OPTION_PAG_APPLIED_LAYERS, "pag_applied_layers", DIFFUSION_OPTION_TYPE_STRING, 0, 0, 0},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
         diffusion_option_info info = info_of(wanted[i].option);
@@ -66,7 +90,7 @@ static void names_types_and_defaults_are_those_of_the_header(void) {
 }
 
 static void enums_name_their_choices(void) {
-    CHECK(info_of(DIFFUSION_OPTION_SAMPLER).choice_count == 4);
+    CHECK(info_of(DIFFUSION_OPTION_SAMPLER).choice_count == 30);
     CHECK(info_of(DIFFUSION_OPTION_STEPS).choice_count == 0);
     static const struct {
         diffusion_option option;
@@ -78,7 +102,14 @@ static void enums_name_their_choices(void) {
         {DIFFUSION_OPTION_TIMESTEP_SPACING, 1, "leading"}, {DIFFUSION_OPTION_TIMESTEP_SPACING, 2, "trailing"},
         {DIFFUSION_OPTION_TIMESTEP_SPACING, 3, "linspace"}, {DIFFUSION_OPTION_NOISE, 1, "philox"},
         {DIFFUSION_OPTION_NOISE, 2, "mt19937"},         {DIFFUSION_OPTION_OUTPUT, 1, "image"},
-        {DIFFUSION_OPTION_OUTPUT, 2, "latents"},
+        {DIFFUSION_OPTION_OUTPUT, 2, "latents"},        {DIFFUSION_OPTION_SAMPLER, DIFFUSION_SAMPLER_DPMPP_2M, "dpmpp_2m"},
+        {DIFFUSION_OPTION_SAMPLER, DIFFUSION_SAMPLER_GRADIENT_ESTIMATION, "gradient_estimation"},
+        {DIFFUSION_OPTION_SIGMA_SCHEDULE, DIFFUSION_SIGMA_SCHEDULE_KARRAS, "karras"},
+        {DIFFUSION_OPTION_SIGMA_SCHEDULE, DIFFUSION_SIGMA_SCHEDULE_TURBO, "turbo"},
+        {DIFFUSION_OPTION_PROFILE, DIFFUSION_PROFILE_A1111, "a1111"},
+        {DIFFUSION_OPTION_PROFILE, DIFFUSION_PROFILE_COMFYUI, "comfyui"},
+        {DIFFUSION_OPTION_GUIDANCE_METHOD, DIFFUSION_GUIDANCE_METHOD_APG, "apg"},
+        {DIFFUSION_OPTION_PERTURBATION, DIFFUSION_PERTURBATION_SKIP_LAYER, "skip_layer"},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
         const char *name = diffusion_option_choice(wanted[i].option, wanted[i].value);
@@ -86,7 +117,7 @@ static void enums_name_their_choices(void) {
             check_failed(__FILE__, __LINE__, "choice %d of option %d is not %s", (int)wanted[i].value,
                          (int)wanted[i].option, wanted[i].name);
     }
-    CHECK(diffusion_option_choice(DIFFUSION_OPTION_SAMPLER, 4) == NULL);
+    CHECK(diffusion_option_choice(DIFFUSION_OPTION_SAMPLER, 30) == NULL);
     CHECK(diffusion_option_choice(DIFFUSION_OPTION_SAMPLER, -1) == NULL);
     CHECK(diffusion_option_choice(DIFFUSION_OPTION_STEPS, 0) == NULL);
 }
@@ -127,7 +158,18 @@ static void values_out_of_range_are_refused_when_set_and_when_submitted(void) {
     submit_refuses(r, bad, "guidance_scale");
     CHECK_STATUS(diffusion_request_set_float(r, DIFFUSION_OPTION_ETA, 1.5), bad);
     submit_refuses(r, bad, "eta");
-    CHECK_STATUS(diffusion_request_set_int(r, DIFFUSION_OPTION_SAMPLER, 4), bad);
+    /* Ranges of floats: a little past either end. */
+    for (size_t i = 0; i < diffusion_option_count(); i++) {
+        diffusion_option_info info = info_at(i);
+        if (info.type != DIFFUSION_OPTION_TYPE_FLOAT) continue;
+        CHECK_STATUS(diffusion_request_set_float(r, info.option, info.min - 1e-6), bad);
+        submit_refuses(r, bad, info.name);
+        CHECK_STATUS(diffusion_request_set_float(r, info.option, info.max + 1e-6), bad);
+        submit_refuses(r, bad, info.name);
+        CHECK_STATUS(diffusion_request_set_float(r, info.option, NAN), bad);
+        submit_refuses(r, bad, info.name);
+    }
+    CHECK_STATUS(diffusion_request_set_int(r, DIFFUSION_OPTION_SAMPLER, 30), bad);
     submit_refuses(r, bad, "sampler");
     CHECK_STATUS(diffusion_request_set_int(r, DIFFUSION_OPTION_SAMPLER, -1), bad);
     submit_refuses(r, bad, "sampler");
@@ -157,7 +199,7 @@ static void the_wrong_type_is_refused(void) {
 
 static void unknown_options_are_refused(void) {
     diffusion_request *r = new_request(1, 0);
-    static const diffusion_option unknown[] = {0, -1, 15, INT32_MAX, INT32_MIN};
+    static const diffusion_option unknown[] = {0, -1, 43, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
         char number[16];
         snprintf(number, sizeof number, "%d", (int)unknown[i]);

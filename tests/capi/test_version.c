@@ -31,6 +31,7 @@ static void every_status_has_its_name(void) {
         {DIFFUSION_OK, "OK"},
         {DIFFUSION_PENDING, "PENDING"},
         {DIFFUSION_TIMEOUT, "TIMEOUT"},
+        {DIFFUSION_DONE, "DONE"},
         {DIFFUSION_ERROR_INTERNAL, "INTERNAL"},
         {DIFFUSION_ERROR_INVALID_ARGUMENT, "INVALID_ARGUMENT"},
         {DIFFUSION_ERROR_INVALID_STATE, "INVALID_STATE"},
@@ -48,7 +49,7 @@ static void every_status_has_its_name(void) {
         {DIFFUSION_ERROR_VERSION_MISMATCH, "VERSION_MISMATCH"},
         {DIFFUSION_ERROR_NUMERIC, "NUMERIC"},
         {-17, "UNKNOWN"},
-        {3, "UNKNOWN"},
+        {4, "UNKNOWN"},
         {INT32_MIN, "UNKNOWN"},
         {INT32_MAX, "UNKNOWN"},
     };

@@ -73,7 +73,7 @@ impl AutoencoderKLConfig {
     }
 
     /// Per latent channel `(scale, shift)`: the decoder wants `latents · scale + shift`.
-    pub(super) fn unscale(&self) -> Vec<(f32, f32)> {
+    pub fn unscale(&self) -> Vec<(f32, f32)> {
         let channel = |i: usize, values: &Option<Vec<f32>>| values.as_ref()?.get(i).copied();
         (0..self.latent_channels)
             .map(|i| {

@@ -149,8 +149,12 @@ impl Item {
             .join(", ");
         let name = format!("{}_INIT", self.name.to_uppercase());
         let line = format!("#define {name} {{ {values} }}");
-        let definition =
-            if line.len() <= WIDTH { line } else { format!("#define {name} \\\n    {{ {values} }}") };
+        let definition = if line.len() <= WIDTH {
+            line
+        } else {
+            let values = fill(&format!("{{ {values} }}"), WIDTH - 6).join(" \\\n      ");
+            format!("#define {name} \\\n    {values}")
+        };
         Some(format!("/** A {} with struct_size set and all else zero. */\n{definition}\n", self.name))
     }
 }

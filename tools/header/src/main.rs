@@ -13,7 +13,7 @@ use cbindgen::{Builder, Config, DocumentationStyle, FunctionConfig, Language, St
 use crate::item::Item;
 
 /// `\ingroup` names and the headings they stand for, in the order of the header.
-const GROUPS: [(&str, &str); 8] = [
+const GROUPS: [(&str, &str); 11] = [
     ("version", "Version"),
     ("errors", "Status and errors"),
     ("engine", "Engine and devices"),
@@ -21,6 +21,9 @@ const GROUPS: [(&str, &str); 8] = [
     ("requests", "Requests and options"),
     ("jobs", "Sessions and jobs"),
     ("images", "Images"),
+    ("schedules", "Noise schedules without a model"),
+    ("samplers", "Samplers for a loop of your own"),
+    ("guidance", "Guidance of your own"),
     (EXPERIMENTAL, "Experimental: not part of the ABI"),
 ];
 const EXPERIMENTAL: &str = "experimental";
