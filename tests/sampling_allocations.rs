@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use diffusion::sampling::{
-    Clip, Noise, NoiseStream, Options, Plan, PredictionType, Run, Sampler, SchedulerConfig,
+    Clip, Noise, NoiseStream, Options, Plan, PredictionType, Run, SAMPLERS, SchedulerConfig,
 };
 
 thread_local! {
@@ -34,26 +34,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The samplers that are held to it.
-const SAMPLERS: &[Sampler] = &[
-    Sampler::Ddpm,
-    Sampler::Ddim,
-    Sampler::Euler,
-    Sampler::EulerAncestral,
-    Sampler::EulerCfgPp,
-    Sampler::Heun,
-    Sampler::Dpm2,
-    Sampler::Dpm2Ancestral,
-    Sampler::Lms,
-    Sampler::Ipndm,
-    Sampler::Restart,
-    Sampler::GradientEstimation,
-];
-
 #[test]
 fn steps_do_not_allocate() {
     const SEEDS: [u64; 2] = [1, 2];
-    for sampler in SAMPLERS {
+    for sampler in SAMPLERS.iter().map(|info| info.sampler) {
         for (prediction_type, clip) in
             [("epsilon", Clip::None), ("flow_prediction", Clip::Dynamic { ratio: 0.9, max: 2.0 })]
         {
@@ -62,7 +46,7 @@ fn steps_do_not_allocate() {
             let config = SchedulerConfig::parse(&json).unwrap();
             assert_eq!(config.prediction_type.name(), prediction_type);
             let options = Options {
-                sampler: Some(*sampler),
+                sampler: Some(sampler),
                 eta: Some(1.0),
                 s_churn: 4.0,
                 clip: Some(clip),

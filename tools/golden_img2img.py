@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 from diffusers import (DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler,
-                       LMSDiscreteScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline,
+                       StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline,
                        StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline,
                        UniPCMultistepScheduler)
 
@@ -19,8 +19,9 @@ STRENGTHS = (0.3, 0.75, 1.0)
 # A stochastic sampler shows in which order random numbers are drawn.
 SAMPLERS = ("ddim", "euler", "ddpm")
 # Samplers that remember steps, take several evaluations or add noise, which start in the middle of their schedule: for sd1.
+# Not LMS: in the middle, diffusers' takes the weights of an order whose derivatives it does not have yet.
 OTHERS = {"euler_ancestral": EulerAncestralDiscreteScheduler, "heun": HeunDiscreteScheduler,
-          "lms": LMSDiscreteScheduler, "dpmpp_2m": DPMSolverMultistepScheduler, "unipc_bh2": UniPCMultistepScheduler}
+          "dpmpp_2m": DPMSolverMultistepScheduler, "unipc_bh2": UniPCMultistepScheduler}
 
 
 def pictures(factor, generator):

@@ -173,6 +173,15 @@ def from_diffusers(arrays):
         scheduler.set_timesteps(steps)
         made = case(arrays, scheduler.sigmas, scheduler.timesteps, SD, sampler="euler", steps=steps, sigma_schedule="turbo")
         yield {**made, "init_noise_sigma": float(scheduler.init_noise_sigma)}
+    for schedule in [None, "karras"]:
+        for steps in STEPS:
+            config = {**SD, "interpolation_type": "log_linear"}
+            scheduler = diffusers_class("EulerDiscreteScheduler", {**config, "use_karras_sigmas": schedule is not None})
+            scheduler.set_timesteps(steps)
+            # One σ more than its steps reach.
+            sigmas = scheduler.sigmas[: steps + 1] if schedule is None else scheduler.sigmas
+            asked = {"sigma_schedule": schedule} if schedule else {}
+            yield case(arrays, sigmas, scheduler.timesteps, config, sampler="euler", steps=steps, **asked)
     # Optimised levels, as its pipelines are given them.
     table = diffusers.schedulers.AysSchedules
     for schedule, key in [("align_your_steps", "StableDiffusionSigmas"), ("align_your_steps_xl", "StableDiffusionXLSigmas")]:

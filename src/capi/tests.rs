@@ -11,11 +11,17 @@ use std::sync::Mutex;
 use super::engine::*;
 use super::error::*;
 use super::ffi::{Struct, in_ref, in_struct, out_struct};
+use super::guidance::{diffusion_guidance_desc, diffusion_predictions};
 use super::image::*;
 use super::job::*;
 use super::model::*;
 use super::option::*;
 use super::request::*;
+use super::sampling::{
+    diffusion_question, diffusion_sampler_desc, diffusion_sampler_info, diffusion_sampler_plan,
+    diffusion_sigma_schedule_info,
+};
+use super::schedule::{diffusion_schedule_desc, diffusion_schedule_info};
 use super::session::*;
 use super::version::*;
 use crate::api::options::{Kind, OPTIONS};
@@ -171,6 +177,15 @@ fn structures_have_no_holes() {
     assert_eq!(size_of::<diffusion_progress>(), 4 * 4 + 8);
     assert_eq!(size_of::<diffusion_result>(), 10 * 4 + 5 * 8);
     assert_eq!(size_of::<diffusion_image_info>(), 6 * 4 + size_of::<usize>());
+    assert_eq!(size_of::<diffusion_schedule_desc>(), 8 * 4 + 6 * 8 + 2 * size_of::<usize>());
+    assert_eq!(size_of::<diffusion_schedule_info>(), 4 * 4);
+    assert_eq!(size_of::<diffusion_sampler_desc>(), 12 * 4 + 9 * 8 + 7 * size_of::<usize>());
+    assert_eq!(size_of::<diffusion_sampler_plan>(), 8 * 4 + 8);
+    assert_eq!(size_of::<diffusion_question>(), 6 * 4 + 3 * 8 + size_of::<usize>());
+    assert_eq!(size_of::<diffusion_sampler_info>(), 6 * 4 + 3 * size_of::<usize>());
+    assert_eq!(size_of::<diffusion_sigma_schedule_info>(), 2 * 4 + 3 * size_of::<usize>());
+    assert_eq!(size_of::<diffusion_guidance_desc>(), 8 * 4 + 9 * 8 + 2 * size_of::<usize>());
+    assert_eq!(size_of::<diffusion_predictions>(), 2 * 4 + 8 + 5 * size_of::<usize>());
     assert_eq!(offset_of!(diffusion_result, seed), 40);
 }
 

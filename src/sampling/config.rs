@@ -96,6 +96,9 @@ pub struct SchedulerConfig {
     pub clip: Clip,
     pub variance_type: VarianceType,
     pub final_sigmas_type: FinalSigmasType,
+    /// Whether Euler's levels of spaced timesteps are even in ln σ, whatever the timesteps (diffusers
+    /// `interpolation_type` "log_linear").
+    pub log_linear: bool,
     /// How the levels are laid out; `None` = spaced timesteps.
     pub sigma_schedule: Option<SigmaSchedule>,
     /// The order of the multistep solvers that have several, 1..=3.
@@ -148,6 +151,7 @@ impl SchedulerConfig {
             clip: Clip::Range(1.0),
             variance_type: VarianceType::FixedSmall,
             final_sigmas_type: FinalSigmasType::Zero,
+            log_linear: false,
             sigma_schedule: None,
             solver_order: 2,
             predictor_order: 2,
@@ -256,6 +260,11 @@ impl SchedulerConfig {
                 "final_sigmas_type",
                 "zero",
                 &[("zero", FinalSigmasType::Zero), ("sigma_min", FinalSigmasType::SigmaMin)],
+            )?,
+            log_linear: keys.one_of(
+                "interpolation_type",
+                "linear",
+                &[("linear", false), ("log_linear", true)],
             )?,
             sigma_schedule,
             solver_order: keys.count("solver_order", 2)?,

@@ -95,11 +95,26 @@ const SOLVERS: &[(Sampler, Steps, usize)] = &[
     (Sampler::Dpm2, Steps::Karras, 40),
     (Sampler::Lms, Steps::SlowStart, 80),
     (Sampler::Ipndm, Steps::Karras, 80),
+    (Sampler::Pndm, Steps::Karras, 80),
+    (Sampler::Plms, Steps::Karras, 80),
+    (Sampler::Dpmpp2m, Steps::Karras, 80),
+    (Sampler::DpmSolverSinglestep, Steps::Karras, 80),
+    (Sampler::UniPcBh1, Steps::Karras, 80),
+    (Sampler::UniPcBh2, Steps::Karras, 80),
+    (Sampler::Deis, Steps::Karras, 80),
+    (Sampler::ResMultistep, Steps::Karras, 80),
     (Sampler::GradientEstimation, Steps::Karras, 160),
 ];
 
 #[test]
 fn orders_are_those_of_the_papers() {
+    for info in SAMPLERS.iter().filter(|info| !info.stochastic) {
+        assert!(
+            SOLVERS.iter().any(|(sampler, ..)| *sampler == info.sampler),
+            "{} is not measured",
+            info.name
+        );
+    }
     let exact = exact();
     for (sampler, steps, count) in SOLVERS {
         let [coarse, fine] = [*count, 2 * count].map(|count| error(*sampler, *steps, count, &exact));

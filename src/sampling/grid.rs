@@ -154,6 +154,12 @@ impl Grid {
             true => lcm_timesteps(config, options.steps)?,
             false => timesteps(config, spread, spacing, options.steps)?,
         };
+        if sampler == Sampler::Euler && config.log_linear && options.profile == Profile::Diffusers {
+            let sigmas = sigmas::log_linear(&self.levels, options.steps).into_iter();
+            // The last of them is where the last step ends.
+            let timesteps = timesteps.into_iter().chain([0.0]);
+            return Ok(timesteps.zip(sigmas).map(|(timestep, sigma)| self.node(timestep, sigma)).collect());
+        }
         let exact = spread == Spread::Whole && self.coordinates == Coordinates::Model;
         if exact {
             self.stride = Some(config.num_train_timesteps / options.steps);
@@ -270,8 +276,11 @@ impl Grid {
         let (steps, laid_out) = (options.steps, self.len());
         let given = options.sigmas.is_some() || options.timesteps.is_some();
         let left_out = match options.profile {
-            // diffusers' `get_timesteps`.
-            Profile::Diffusers => steps - ((steps as f64 * strength) as usize).min(steps),
+            // diffusers' `get_timesteps`. Where its last step goes nowhere, the one before is left instead.
+            Profile::Diffusers => match ((steps as f64 * strength) as usize).min(steps) {
+                0 => laid_out,
+                taken => (steps - taken).min(laid_out.saturating_sub(1)),
+            },
             Profile::A1111 => {
                 let taken = sigmas::a1111_steps(steps, strength);
                 match sampler {

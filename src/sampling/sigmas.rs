@@ -123,6 +123,13 @@ pub(super) fn nodes(
     Ok(nodes)
 }
 
+/// From the model's most noise to its least, evenly in ln σ: `EulerDiscreteScheduler`, `interpolation_type`
+/// "log_linear".
+pub(super) fn log_linear(levels: &Levels, steps: usize) -> Vec<f64> {
+    let (max, min) = (libm::log(levels.sigma_max()), libm::log(levels.sigma_min()));
+    (0..=steps).map(|i| f64::from(libm::exp(lerp(max, min, i as f64 / steps as f64)) as f32)).collect()
+}
+
 /// diffusers' σ of a flow, which no class spaces by whole timesteps, and what the model is told.
 pub(super) fn flow(grid: &Grid, sampler: Sampler, shift: f64, steps: usize) -> Vec<(f64, f64)> {
     let train_timesteps = grid.levels.train_timesteps() as f64;
@@ -278,6 +285,9 @@ impl Layout<'_> {
                 flow(self.grid, self.sampler, *shift, steps).into_iter().map(|(_, sigma)| sigma).collect()
             }
             Levels::Discrete { .. } if self.sampler.spread() != Spread::Exact => return Ok(whole),
+            Levels::Discrete { .. } if self.sampler == Sampler::Euler && self.config.log_linear => {
+                return Ok(whole);
+            }
             Levels::Discrete { .. } => {
                 let spacing = self.sampler.spacing(self.config, self.options);
                 let spaced = timesteps(self.config, Spread::Exact, spacing, steps)?;

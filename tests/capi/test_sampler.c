@@ -462,6 +462,36 @@ static void cfg_pp_needs_the_unconditional_prediction(void) {
     diffusion_sampler_free(sampler);
 }
 
+/* A model of learned variance answers with each image's prediction, then its variance. */
+static void a_predicted_variance_comes_behind_the_prediction(void) {
+    diffusion_schedule *schedule = NULL;
+    diffusion_sampler *sampler = NULL;
+    diffusion_sampler_desc desc = desc_of(DIFFUSION_SAMPLER_DDPM, 3, 2, 2);
+    diffusion_question question = DIFFUSION_QUESTION_INIT;
+    diffusion_error *error = NULL;
+    float prediction[8] = {0, 0, -1, -1, 0, 0, 1, 1}, start[4] = {0, 0, 0, 0}, out[4];
+    own_noise own = {0, 0, 1.0f, 0, 0, 0};
+    desc.noise_callback = fill_own;
+    desc.noise_user_data = &own;
+    CHECK_STATUS(diffusion_schedule_from_config("{\"_class_name\": \"DDPMScheduler\", \"clip_sample\": false, "
+                                                "\"variance_type\": \"learned_range\"}",
+                                                &schedule, NULL),
+                 DIFFUSION_OK);
+    CHECK_STATUS(diffusion_sampler_new(schedule, &desc, &sampler, NULL), DIFFUSION_OK);
+    CHECK(plan_of(sampler).prediction_values == 2);
+    CHECK_STATUS(diffusion_sampler_start(sampler, start, 4, NULL), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_sampler_ask(sampler, &question, NULL), DIFFUSION_OK);
+    CHECK(question.prediction_values == 2);
+    CHECK_ERROR(diffusion_sampler_tell(sampler, prediction, 4, NULL, 0, &error), error, DIFFUSION_ERROR_INVALID_ARGUMENT,
+                "8");
+    CHECK_STATUS(diffusion_sampler_tell(sampler, prediction, 8, NULL, 0, NULL), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_sampler_copy_latents(sampler, out, 4, NULL), DIFFUSION_OK);
+    /* x and the prediction are 0, the noise is 1: what is left is the standard deviation, the greater in image 1. */
+    CHECK(out[0] > 0 && fabsf(out[0] - out[1]) < 1e-6f && out[2] > out[0] && fabsf(out[2] - out[3]) < 1e-6f);
+    diffusion_sampler_free(sampler);
+    diffusion_schedule_free(schedule);
+}
+
 static void bad_settings_are_refused(void) {
     diffusion_error *error = NULL;
     const struct {
@@ -679,5 +709,6 @@ TOPIC(sampler, TEST(the_tables_list_everything_once), TEST(the_plan_tells_what_w
       TEST(one_step_is_finite), TEST(a_callback_may_stop_or_fail_and_the_step_goes_on),
       TEST(questions_stand_until_they_are_answered), TEST(the_start_decides), TEST(a_strength_starts_from_pictures),
       TEST(latents_change_between_steps_only), TEST(a_sampler_is_busy_in_its_own_callback), TEST(hosts_may_bring_noise),
-      TEST(cfg_pp_needs_the_unconditional_prediction), TEST(bad_settings_are_refused), TEST(bad_levels_are_refused),
+      TEST(cfg_pp_needs_the_unconditional_prediction),
+      TEST(a_predicted_variance_comes_behind_the_prediction), TEST(bad_settings_are_refused), TEST(bad_levels_are_refused),
       TEST(sizes_of_structures_are_looked_at), TEST(threads_meet), TEST(a_model_gives_a_sampler));

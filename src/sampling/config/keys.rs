@@ -214,7 +214,6 @@ impl Keys {
         if continuous && asked.is_none() && self.string("timestep_type")?.is_some() {
             bail!(Unsupported, "timestep_type \"continuous\" without use_karras_sigmas or its like");
         }
-        self.one_of("interpolation_type", "linear", &[("linear", ())])?;
         Ok(asked)
     }
 

@@ -177,7 +177,7 @@ fn unknown_settings_are_unsupported() {
         ("timestep_spacing", "random"),
         ("variance_type", "fixed_large_log"),
         ("final_sigmas_type", "one"),
-        ("interpolation_type", "log_linear"),
+        ("interpolation_type", "cubic"),
         ("timestep_type", "sometimes"),
         ("algorithm_type", "magic"),
         ("solver_type", "magic"),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::sampling::{SAMPLERS, mixture};
+use crate::sampling::{NoiseStream, Plan, Run, SAMPLERS, mixture};
 use crate::testing::{Golden, golden_json};
 use crate::util::error::Status;
 
@@ -279,5 +279,40 @@ fn levels_of_callers_are_checked() {
     assert_eq!(status("edm_v_prediction", timesteps(&[5.0])), Some(Status::InvalidArgument));
     for bad in [&[20.0, 30.0][..], &[], &[f64::NAN], &[1000.0], &[-1.0]] {
         assert_eq!(status("epsilon", timesteps(bad)), Some(Status::InvalidArgument), "{bad:?}");
+    }
+}
+
+#[test]
+fn one_step_is_finite() {
+    for prediction_type in ["epsilon", "v_prediction", "sample", "flow_prediction", "edm_v_prediction"] {
+        let mut config = config(prediction_type);
+        config.rescale_betas_zero_snr = prediction_type == "v_prediction";
+        for profile in [Profile::Diffusers, Profile::A1111, Profile::ComfyUi] {
+            for schedule in SigmaSchedule::ALL.map(Some).into_iter().chain([None]) {
+                for sampler in SAMPLERS.iter().map(|info| info.sampler) {
+                    let options = Options {
+                        sampler: Some(sampler),
+                        sigma_schedule: schedule,
+                        profile,
+                        ..Options::new(1)
+                    };
+                    let what = format!("{prediction_type} {profile:?} {schedule:?} {sampler:?}");
+                    let plan = match Plan::new(&config, &options) {
+                        Ok(plan) => plan,
+                        Err(e) if e.status() == Status::Unsupported => continue,
+                        Err(e) => panic!("{e}: {what}"),
+                    };
+                    let noise = vec![NoiseStream::new(crate::sampling::Noise::Philox, 0)];
+                    let start = [0.3, -1.2, 0.9, 2.0].map(|x| x * plan.init_noise_sigma()).to_vec();
+                    let mut run = Run::new(plan.into(), start, 1, Box::new(noise)).unwrap();
+                    let mut asked = Vec::new();
+                    let mut model = mixture::guided(&config, &mut asked, 0.0);
+                    while !run.is_done() {
+                        run.step(&mut model).unwrap_or_else(|e| panic!("{e}: {what}"));
+                    }
+                    assert!(run.latents().iter().all(|x| x.is_finite()), "{what}");
+                }
+            }
+        }
     }
 }

@@ -30,17 +30,16 @@ pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
     // The directions so far, the newest last.
     let mut directions: Vec<Value> = Vec::new();
     for (i, (from, next)) in grid.steps().enumerate() {
-        let direction = pndm.direction(b, x, from);
+        let (direction, start) = pndm.direction(b, x, from);
         directions.push(direction);
         x = if i < warm_up {
-            pndm.runge_kutta(b, x, direction, (from, next))
+            pndm.runge_kutta(b, &start, direction, (from, next))
         } else if i == 0 && steps > 1 {
-            pndm.improved_euler(b, x, direction, (from, next))
+            pndm.improved_euler(b, &start, direction, (from, next))
         } else {
             let weights = ADAMS_BASHFORTH[directions.len().min(4) - 1];
-            let terms: Vec<(f64, Value)> =
-                weights.iter().copied().zip(directions.iter().rev().copied()).collect();
-            pndm.transfer(b, x, from.level, one_stride_below(grid, from, next).level, &terms)
+            let terms: Sum = weights.iter().copied().zip(directions.iter().rev().copied()).collect();
+            pndm.transfer(b, &start, from.level, one_stride_below(grid, from, next).level, &terms)
         };
         b.end_step(x);
     }
@@ -75,19 +74,27 @@ impl Form {
     }
 }
 
+/// Σ coefficient · value.
+type Sum = Vec<(f64, Value)>;
+
 struct Pndm<'a> {
     settings: &'a Settings<'a>,
     form: Form,
 }
 
 impl Pndm<'_> {
-    fn direction(&self, b: &mut Builder, x: Value, node: Node) -> Value {
+    /// The direction at x, and x as a sum.
+    fn direction(&self, b: &mut Builder, x: Value, node: Node) -> (Value, Sum) {
         let model = b.evaluate(x, node);
         let epsilon = clipped_epsilon(b, x, node, model, self.settings.clip);
         match self.form {
-            Form::Epsilon => epsilon,
-            Form::Velocity => b.combine(&[(node.alpha(), epsilon), (-node.sigma(), model.original)]),
-            Form::Flow => b.combine(&[(1.0, epsilon), (-1.0, model.original)]),
+            // In its parts, so that they cancel in `f64` where σ is in the thousands.
+            Form::Epsilon => (epsilon, vec![(node.alpha(), model.original), (node.sigma(), epsilon)]),
+            Form::Velocity => {
+                let v = b.combine(&[(node.alpha(), epsilon), (-node.sigma(), model.original)]);
+                (v, vec![(1.0, x)])
+            }
+            Form::Flow => (b.combine(&[(1.0, epsilon), (-1.0, model.original)]), vec![(1.0, x)]),
         }
     }
 
@@ -95,7 +102,7 @@ impl Pndm<'_> {
     fn transfer(
         &self,
         b: &mut Builder,
-        x: Value,
+        x: &[(f64, Value)],
         from: NoiseLevel,
         to: NoiseLevel,
         direction: &[(f64, Value)],
@@ -110,13 +117,19 @@ impl Pndm<'_> {
             }
             Form::Flow => (1.0, to.sigma - from.sigma),
         };
-        let mut terms = vec![(of_x, x)];
+        let mut terms: Sum = x.iter().map(|(weight, value)| (of_x * weight, *value)).collect();
         terms.extend(direction.iter().map(|(weight, value)| (of_direction * weight, *value)));
         b.combine(&terms)
     }
 
     /// The pseudo Runge-Kutta method: four evaluations, two of them half-way.
-    fn runge_kutta(&self, b: &mut Builder, x: Value, first: Value, (from, to): (Node, Node)) -> Value {
+    fn runge_kutta(
+        &self,
+        b: &mut Builder,
+        x: &[(f64, Value)],
+        first: Value,
+        (from, to): (Node, Node),
+    ) -> Value {
         let grid = self.settings.grid;
         // diffusers puts half a stride below the one end and above the other, which need not be the same place.
         let (half_down, half_up) = match grid.stride {
@@ -131,11 +144,11 @@ impl Pndm<'_> {
             }
         };
         let half = self.transfer(b, x, from.level, half_down.level, &[(1.0, first)]);
-        let second = self.direction(b, half, half_up);
+        let (second, _) = self.direction(b, half, half_up);
         let half = self.transfer(b, x, from.level, half_up.level, &[(1.0, second)]);
-        let third = self.direction(b, half, half_up);
+        let (third, _) = self.direction(b, half, half_up);
         let end = self.transfer(b, x, from.level, to.level, &[(1.0, third)]);
-        let fourth = self.direction(b, end, to);
+        let (fourth, _) = self.direction(b, end, to);
         let sum = [(1.0 / 6.0, first), (1.0 / 3.0, second), (1.0 / 3.0, third), (1.0 / 6.0, fourth)];
         self.transfer(b, x, from.level, to.level, &sum)
     }
@@ -150,10 +163,16 @@ impl Pndm<'_> {
     }
 
     /// PLMS's first step: Euler, and again with the mean of both ends' directions.
-    fn improved_euler(&self, b: &mut Builder, x: Value, first: Value, (from, to): (Node, Node)) -> Value {
+    fn improved_euler(
+        &self,
+        b: &mut Builder,
+        x: &[(f64, Value)],
+        first: Value,
+        (from, to): (Node, Node),
+    ) -> Value {
         let grid = self.settings.grid;
         let end = self.transfer(b, x, from.level, one_stride_below(grid, from, to).level, &[(1.0, first)]);
-        let second = self.direction(b, end, to);
+        let (second, _) = self.direction(b, end, to);
         // diffusers starts again one stride above the end, where that may be.
         let start = match grid.stride {
             Some(stride) => grid.at_timestep(to.timestep as usize + stride),
