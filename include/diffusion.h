@@ -816,7 +816,9 @@ enum diffusion_option_enum {
     DIFFUSION_OPTION_GUIDANCE_STOP = 35,
     /** Steps at the start that cfg_zero_star takes with a prediction of zero. [int, 1, 0..1000] */
     DIFFUSION_OPTION_ZERO_INIT_STEPS = 36,
-    /** What apg keeps of guidance along the prediction: 0 = nothing, 1 = all. [float, 1, 0..10] */
+    /**
+     * What apg keeps of guidance along the predicted x0: 0 = nothing, 1 = all. [float, 1, 0..10]
+     */
     DIFFUSION_OPTION_APG_ETA = 37,
     /** The longest difference that apg guides by; 0 = any. [float, 15, 0..1000000] */
     DIFFUSION_OPTION_APG_NORM_THRESHOLD = 38,
@@ -2462,6 +2464,10 @@ typedef struct diffusion_question {
     double alpha;
     /** The noise's share of input. */
     double sigma;
+    /** What a prediction says of x0: x0_from_input * input + x0_from_prediction * prediction. */
+    double x0_from_input;
+    /** See x0_from_input. */
+    double x0_from_prediction;
     /**
      * images x values floats, scaled as the model was trained on. They stay there, unchanged, until
      * the question is answered or the sampler started anew or freed.
@@ -2469,7 +2475,7 @@ typedef struct diffusion_question {
     const float *input;
 } diffusion_question;
 /** A diffusion_question with struct_size set and all else zero. */
-#define DIFFUSION_QUESTION_INIT { sizeof(diffusion_question), 0, 0, 0, 0, 0, 0, 0, 0, NULL }
+#define DIFFUSION_QUESTION_INIT { sizeof(diffusion_question), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL }
 
 /**
  * Answers a sampler's question: runs the model.
@@ -2894,9 +2900,9 @@ typedef struct diffusion_guidance_desc {
     double guidance_start;
     /** The part of the steps after which guidance ends, 0 to 1; 0 = 1. */
     double guidance_stop;
-    /** APG: what is kept of guidance along the prediction; 0 = 1, all. */
+    /** APG: what is kept of guidance along the predicted x0; 0 = 1, all. */
     double apg_eta;
-    /** APG: the longest difference that guides, in the L2 norm of one image; 0 = 15. */
+    /** APG: the longest difference of x0 that guides, in the L2 norm of one image; 0 = 15. */
     double apg_norm_threshold;
     /** APG: what stays of earlier differences, between -1 and 1. */
     double apg_momentum;
@@ -2937,10 +2943,23 @@ typedef struct diffusion_predictions {
     const float *image;
     /** With the prompt, from the perturbed network. */
     const float *perturbed;
+    /**
+     * What the model was asked about. NULL = the predictions are of x0, or to be guided as if they
+     * were.
+     */
+    const float *input;
+    /**
+     * What a prediction says of x0: x0_from_input * input + x0_from_prediction * prediction, as in
+     * ::diffusion_question. Only adaptive projected guidance looks at it. Not looked at if input is
+     * NULL.
+     */
+    double x0_from_input;
+    /** See x0_from_input. */
+    double x0_from_prediction;
 } diffusion_predictions;
 /** A diffusion_predictions with struct_size set and all else zero. */
 #define DIFFUSION_PREDICTIONS_INIT \
-    { sizeof(diffusion_predictions), 0, 0, 0, NULL, NULL, NULL, NULL }
+    { sizeof(diffusion_predictions), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0, 0 }
 
 /**
  * Combines the raw predictions of a job in place of the request's guidance.

@@ -31,8 +31,10 @@ def zero_star(guidance_scale=7.5, guidance_rescale=0.0, guidance_start=0.0, guid
 
 def apg(guidance_scale=7.5, guidance_rescale=0.0, guidance_start=0.0, guidance_stop=1.0, apg_eta=1.0,
         apg_norm_threshold=15.0, apg_momentum=0.0):
-    guider = AdaptiveProjectedGuidance(guidance_scale, apg_momentum or None, apg_norm_threshold, eta=apg_eta,
-                                       guidance_rescale=guidance_rescale, start=guidance_start, stop=guidance_stop)
+    # The paper's formula, from the conditional prediction on; its scale is what comes on top of that.
+    guider = AdaptiveProjectedGuidance(guidance_scale - 1, apg_momentum or None, apg_norm_threshold, eta=apg_eta,
+                                       guidance_rescale=guidance_rescale, use_original_formulation=True,
+                                       start=guidance_start, stop=guidance_stop)
     guider.momentum_buffer = MomentumBuffer(apg_momentum) if apg_momentum else None
     return guider
 
@@ -181,7 +183,15 @@ def trajectories(folder):
         for step, timestep in enumerate(pipe.scheduler.timesteps):
             guider.set_state(step, steps, timestep)
             uncond, cond = pipe.unet(torch.cat([latents] * 2), timestep, context).sample.chunk(2)
-            latents = pipe.scheduler.step(guider.forward(cond, uncond).pred, timestep, latents).prev_sample
+            if method == "apg":
+                # The paper guides x0, which this model's epsilon implies.
+                alpha = pipe.scheduler.alphas_cumprod[timestep] ** 0.5
+                sigma = (1 - alpha**2) ** 0.5
+                uncond, cond = ((latents - sigma * epsilon) / alpha for epsilon in (uncond, cond))
+                guided = (latents - alpha * guider.forward(cond, uncond).pred) / sigma
+            else:
+                guided = guider.forward(cond, uncond).pred
+            latents = pipe.scheduler.step(guided, timestep, latents).prev_sample
         add(steps, method, options, latents)
     return cases, tensors
 

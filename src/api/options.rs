@@ -328,7 +328,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         OptionId::ApgEta,
         "apg_eta",
         Kind::Float { default: 1.0, min: 0.0, max: 10.0 },
-        "What apg keeps of guidance along the prediction: 0 = nothing, 1 = all",
+        "What apg keeps of guidance along the predicted x0: 0 = nothing, 1 = all",
     ),
     row(
         OptionId::ApgNormThreshold,

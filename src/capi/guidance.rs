@@ -78,9 +78,9 @@ pub struct diffusion_guidance_desc {
     pub guidance_start: f64,
     /// The part of the steps after which guidance ends, 0 to 1; 0 = 1.
     pub guidance_stop: f64,
-    /// APG: what is kept of guidance along the prediction; 0 = 1, all.
+    /// APG: what is kept of guidance along the predicted x0; 0 = 1, all.
     pub apg_eta: f64,
-    /// APG: the longest difference that guides, in the L2 norm of one image; 0 = 15.
+    /// APG: the longest difference of x0 that guides, in the L2 norm of one image; 0 = 15.
     pub apg_norm_threshold: f64,
     /// APG: what stays of earlier differences, between -1 and 1.
     pub apg_momentum: f64,
@@ -119,6 +119,13 @@ pub struct diffusion_predictions {
     pub image: *const f32,
     /// With the prompt, from the perturbed network.
     pub perturbed: *const f32,
+    /// What the model was asked about. NULL = the predictions are of x0, or to be guided as if they were.
+    pub input: *const f32,
+    /// What a prediction says of x0: x0_from_input * input + x0_from_prediction * prediction, as in ::diffusion_question.
+    /// Only adaptive projected guidance looks at it. Not looked at if input is NULL.
+    pub x0_from_input: f64,
+    /// See x0_from_input.
+    pub x0_from_prediction: f64,
 }
 
 // SAFETY: struct_size first, no padding, zeros are valid.
@@ -275,6 +282,11 @@ pub unsafe extern "C" fn diffusion_guidance_combine(
             let predictions = Predictions {
                 step: given.step as usize,
                 timestep: given.timestep as f32,
+                input: read(given.input, "input")?,
+                original: match given.input.is_null() {
+                    true => [0.0, 1.0],
+                    false => [given.x0_from_input, given.x0_from_prediction],
+                },
                 conditional: read(given.conditional, "conditional")?,
                 unconditional: read(given.unconditional, "unconditional")?,
                 image: read(given.image, "image")?,
@@ -336,6 +348,9 @@ fn guide_fn(callback: diffusion_guidance_callback, user_data: UserData) -> Optio
             unconditional: pointer(predictions.unconditional),
             image: pointer(predictions.image),
             perturbed: pointer(predictions.perturbed),
+            input: pointer(predictions.input),
+            x0_from_input: predictions.original[0],
+            x0_from_prediction: predictions.original[1],
         };
         // SAFETY: the caller promises a function that may be called with its user_data from another thread.
         match unsafe { callback(&raw const raw, out.as_mut_ptr(), user_data.get()) } {

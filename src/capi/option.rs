@@ -137,7 +137,7 @@ pub enum diffusion_option_enum {
     DIFFUSION_OPTION_GUIDANCE_STOP = 35,
     /// Steps at the start that cfg_zero_star takes with a prediction of zero. [int, 1, 0..1000]
     DIFFUSION_OPTION_ZERO_INIT_STEPS = 36,
-    /// What apg keeps of guidance along the prediction: 0 = nothing, 1 = all. [float, 1, 0..10]
+    /// What apg keeps of guidance along the predicted x0: 0 = nothing, 1 = all. [float, 1, 0..10]
     DIFFUSION_OPTION_APG_ETA = 37,
     /// The longest difference that apg guides by; 0 = any. [float, 15, 0..1000000]
     DIFFUSION_OPTION_APG_NORM_THRESHOLD = 38,

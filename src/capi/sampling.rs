@@ -204,6 +204,10 @@ pub struct diffusion_question {
     pub alpha: f64,
     /// The noise's share of input.
     pub sigma: f64,
+    /// What a prediction says of x0: x0_from_input * input + x0_from_prediction * prediction.
+    pub x0_from_input: f64,
+    /// See x0_from_input.
+    pub x0_from_prediction: f64,
     /// images x values floats, scaled as the model was trained on. They stay there, unchanged, until the question is
     /// answered or the sampler started anew or freed.
     pub input: *const f32,
@@ -828,6 +832,8 @@ fn question(stepper: &Stepper, evaluation: &Evaluation<'_>) -> diffusion_questio
         timestep: f64::from(evaluation.timestep),
         alpha: evaluation.alpha,
         sigma: evaluation.sigma,
+        x0_from_input: evaluation.original[0],
+        x0_from_prediction: evaluation.original[1],
         input: evaluation.input.as_ptr(),
     }
 }

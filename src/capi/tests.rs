@@ -181,11 +181,11 @@ fn structures_have_no_holes() {
     assert_eq!(size_of::<diffusion_schedule_info>(), 4 * 4);
     assert_eq!(size_of::<diffusion_sampler_desc>(), 12 * 4 + 9 * 8 + 7 * size_of::<usize>());
     assert_eq!(size_of::<diffusion_sampler_plan>(), 8 * 4 + 8);
-    assert_eq!(size_of::<diffusion_question>(), 6 * 4 + 3 * 8 + size_of::<usize>());
+    assert_eq!(size_of::<diffusion_question>(), 6 * 4 + 5 * 8 + size_of::<usize>());
     assert_eq!(size_of::<diffusion_sampler_info>(), 6 * 4 + 3 * size_of::<usize>());
     assert_eq!(size_of::<diffusion_sigma_schedule_info>(), 2 * 4 + 3 * size_of::<usize>());
     assert_eq!(size_of::<diffusion_guidance_desc>(), 8 * 4 + 9 * 8 + 2 * size_of::<usize>());
-    assert_eq!(size_of::<diffusion_predictions>(), 2 * 4 + 8 + 5 * size_of::<usize>());
+    assert_eq!(size_of::<diffusion_predictions>(), 2 * 4 + 3 * 8 + 6 * size_of::<usize>());
     assert_eq!(offset_of!(diffusion_result, seed), 40);
 }
 

@@ -185,6 +185,8 @@ impl<'a, B: Backend> Denoiser<'a, B> {
         let predictions = Predictions {
             step: evaluation.step,
             timestep: evaluation.timestep,
+            input: evaluation.input,
+            original: evaluation.original,
             conditional: part(CONDITIONAL),
             unconditional: part(UNCONDITIONAL),
             image: &[],

@@ -40,7 +40,7 @@ impl<F: FnMut(&Predictions<'_>, &mut [f32]) -> Result<bool>> Observer for Host<F
     }
 
     fn guide(&mut self, predictions: &Predictions<'_>, out: &mut [f32]) -> Result<bool> {
-        let Predictions { step, timestep, conditional, unconditional, image, perturbed } = *predictions;
+        let Predictions { step, timestep, conditional, unconditional, image, perturbed, .. } = *predictions;
         assert!(conditional.len() == out.len() && image.is_empty());
         let (unconditional, perturbed) = (unconditional.len(), perturbed.len());
         self.given.push(Given { step, timestep, unconditional, perturbed });
@@ -188,7 +188,14 @@ fn a_sampler_that_asks_for_it_gets_the_raw_unconditional_prediction() {
         let guidance = Guidance::new(&options, 4, size.batch, size.image(), always).unwrap();
         let [c, u] = &prompts;
         let mut denoiser = Denoiser::new(&pipeline, &backend, &small(), guidance, size, c, Some(u)).unwrap();
-        let evaluation = Evaluation { step, input: &input, timestep: 700.0, alpha: 0.5, sigma: 0.8 };
+        let evaluation = Evaluation {
+            step,
+            input: &input,
+            timestep: 700.0,
+            alpha: 0.5,
+            sigma: 0.8,
+            original: [2.0, -1.6],
+        };
         let mut out = vec![f32::NAN; size.len()];
         denoiser.evaluate(evaluation, &mut out, unconditional, &mut watch()).unwrap();
         out

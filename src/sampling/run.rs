@@ -19,6 +19,8 @@ pub struct Evaluation<'a> {
     pub timestep: f32,
     pub alpha: f64,
     pub sigma: f64,
+    /// What a prediction means: x₀ = `original[0]`·input + `original[1]`·prediction.
+    pub original: [f64; 2],
 }
 
 /// One evaluation of the (guided) model: reads the question, writes the prediction and, unless it is empty, the
@@ -149,12 +151,14 @@ impl Run {
             self.asked = true;
         }
         let NoiseLevel { alpha, sigma } = evaluate.level;
+        let [from_x, from_prediction] = evaluate.conversion.original;
         Ok(Some(Evaluation {
             step: self.step,
             input: &self.input,
             timestep: evaluate.timestep as f32,
             alpha,
             sigma,
+            original: [from_x / evaluate.input_scale, from_prediction],
         }))
     }
 

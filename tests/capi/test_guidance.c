@@ -71,6 +71,30 @@ static void guidance_has_an_interval_and_a_schedule(void) {
     diffusion_guidance_free(guidance);
 }
 
+/* APG without the part along x0, for predictions that are x0 = 2 * input - prediction: worked out by hand. */
+static void adaptive_projected_guidance_is_of_x0(void) {
+    const float input[VALUES] = {0, 0, 0, 0.25f};
+    diffusion_guidance_desc desc = desc_of(3);
+    diffusion_guidance *guidance = NULL;
+    diffusion_error *error = NULL;
+    float out[VALUES];
+    desc.method = DIFFUSION_GUIDANCE_METHOD_APG;
+    desc.flags = DIFFUSION_GUIDANCE_APG_ETA_ZERO | DIFFUSION_GUIDANCE_APG_NORM_ANY;
+    CHECK_STATUS(diffusion_guidance_new(&desc, &guidance, NULL), DIFFUSION_OK);
+    diffusion_predictions p = predictions_at(0);
+    p.input = input;
+    p.x0_from_input = 2;
+    p.x0_from_prediction = -1;
+    CHECK_STATUS(diffusion_guidance_combine(guidance, &p, out, NULL), DIFFUSION_OK);
+    /* x0 = (-1, -2, 1, 0), of which the difference (-0.5, -1, 1, 0) has 3.5 / 6 along it. */
+    const float expected[VALUES] = {1 - 2 * (-0.5f + 3.5f / 6), 2 - 2 * (-1 + 7.0f / 6), -1 - 2 * (1 - 3.5f / 6), 0.5f};
+    for (int i = 0; i < VALUES; i++) CHECK(fabsf(out[i] - expected[i]) < 1e-6f);
+    p.x0_from_prediction = 0;
+    CHECK_STATUS(diffusion_guidance_combine(guidance, &p, out, &error), DIFFUSION_ERROR_INVALID_ARGUMENT);
+    diffusion_error_free(error);
+    diffusion_guidance_free(guidance);
+}
+
 static void zeros_are_said_by_flags(void) {
     diffusion_guidance_desc desc = desc_of(0);
     diffusion_guidance *guidance = NULL;
@@ -240,6 +264,7 @@ static void the_host_s_combination_may_stop_or_fail(void) {
     diffusion_session_free(session);
 }
 
-TOPIC(guidance, TEST(classifier_free_guidance_extrapolates), TEST(guidance_has_an_interval_and_a_schedule),
+TOPIC(guidance, TEST(classifier_free_guidance_extrapolates), TEST(adaptive_projected_guidance_is_of_x0),
+      TEST(guidance_has_an_interval_and_a_schedule),
       TEST(zeros_are_said_by_flags), TEST(bad_arguments_are_refused), TEST(a_request_takes_the_host_s_combination),
       TEST(the_host_s_combination_may_stop_or_fail));

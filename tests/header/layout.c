@@ -171,7 +171,7 @@ AT(diffusion_sampler_plan, prediction_values, 24);
 AT(diffusion_sampler_plan, needs_unconditional, 28);
 AT(diffusion_sampler_plan, init_noise_sigma, 32);
 
-SIZE(diffusion_question, 56);
+SIZE(diffusion_question, 72);
 AT(diffusion_question, struct_size, 0);
 AT(diffusion_question, step, 4);
 AT(diffusion_question, images, 8);
@@ -181,7 +181,9 @@ AT(diffusion_question, needs_unconditional, 20);
 AT(diffusion_question, timestep, 24);
 AT(diffusion_question, alpha, 32);
 AT(diffusion_question, sigma, 40);
-AT(diffusion_question, input, 48);
+AT(diffusion_question, x0_from_input, 48);
+AT(diffusion_question, x0_from_prediction, 56);
+AT(diffusion_question, input, 64);
 
 SIZE(diffusion_sampler_info, 48);
 AT(diffusion_sampler_info, struct_size, 0);
@@ -222,7 +224,7 @@ AT(diffusion_guidance_desc, image_guidance_scale, 96);
 AT(diffusion_guidance_desc, guidance_schedule, 104);
 AT(diffusion_guidance_desc, guidance_schedule_count, 112);
 
-SIZE(diffusion_predictions, 56);
+SIZE(diffusion_predictions, 80);
 AT(diffusion_predictions, struct_size, 0);
 AT(diffusion_predictions, step, 4);
 AT(diffusion_predictions, timestep, 8);
@@ -231,3 +233,6 @@ AT(diffusion_predictions, conditional, 24);
 AT(diffusion_predictions, unconditional, 32);
 AT(diffusion_predictions, image, 40);
 AT(diffusion_predictions, perturbed, 48);
+AT(diffusion_predictions, input, 56);
+AT(diffusion_predictions, x0_from_input, 64);
+AT(diffusion_predictions, x0_from_prediction, 72);

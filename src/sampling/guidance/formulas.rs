@@ -38,30 +38,42 @@ pub(super) fn zero_star(u: &[f32], c: &[f32], scale: f64, out: &mut [f32]) {
     }
 }
 
-/// Adaptive projected guidance (Sadat et al. 2024, arXiv:2410.02416, algorithm 1; diffusers' `normalized_guidance`, which
-/// works on predictions as they are and starts from u): the difference d = c − u plus `apg_momentum` times the last one
-/// (`average`), cut to the norm `apg_norm_threshold`, of whose part along c only `apg_eta` counts; u + scale·d.
+/// Adaptive projected guidance (Sadat et al. 2024, arXiv:2410.02416, algorithm 1) of the x₀ that the predictions `u` and
+/// `c` for `x` imply: the difference d = x₀(c) − x₀(u) plus `apg_momentum` times the last one (`average`), cut to the norm
+/// `apg_norm_threshold`, of whose part along x₀(c) only `apg_eta` counts; x₀(c) + (scale − 1)·d, as a prediction. An empty
+/// `x` stands for zeros. With all of d it is classifier-free guidance.
 pub(super) fn adaptive_projected(
-    u: &[f32],
-    c: &[f32],
+    [u, c, x]: [&[f32]; 3],
+    [from_x, from_prediction]: [f64; 2],
     scale: f64,
     options: &GuidanceOptions,
     average: &mut [f32],
     out: &mut [f32],
 ) {
     for (average, (u, c)) in average.iter_mut().zip(u.iter().zip(c)) {
-        let difference = f64::from(*c) - f64::from(*u);
+        let difference = from_prediction * (f64::from(*c) - f64::from(*u));
         *average = (difference + options.apg_momentum * f64::from(*average)) as f32;
     }
     let norm = dot(average, average).sqrt();
     let threshold = options.apg_norm_threshold;
     let shorten = if threshold > 0.0 && norm > threshold { threshold / norm } else { 1.0 };
+    let original = |i: usize| {
+        let x = x.get(i).copied().unwrap_or_default();
+        from_x * f64::from(x) + from_prediction * f64::from(c[i])
+    };
+    let (mut along, mut squared) = (0.0, 0.0);
+    for (i, d) in average.iter().enumerate() {
+        let original = original(i);
+        along += f64::from(*d) * original;
+        squared += original * original;
+    }
     // torch's `normalize` divides by no less.
-    let squared = dot(c, c).sqrt().max(1e-12).powi(2);
-    let along = shorten * dot(average, c) / squared;
-    for (out, ((u, c), d)) in out.iter_mut().zip(u.iter().zip(c).zip(average.iter())) {
-        let d = shorten * f64::from(*d) + (options.apg_eta - 1.0) * along * f64::from(*c);
-        *out = (f64::from(*u) + scale * d) as f32;
+    let along = shorten * along / squared.max(1e-24);
+    // Back to a prediction: x cancels.
+    let scale = (scale - 1.0) / from_prediction;
+    for (i, (out, d)) in out.iter_mut().zip(average.iter()).enumerate() {
+        let d = shorten * f64::from(*d) + (options.apg_eta - 1.0) * along * original(i);
+        *out = (f64::from(c[i]) + scale * d) as f32;
     }
 }
 

@@ -31,6 +31,10 @@ pub struct Predictions<'a> {
     /// The step it belongs to, from 0.
     pub step: usize,
     pub timestep: f32,
+    /// What the model was asked about, and what its predictions say of x₀: `original[0]`·input + `original[1]`·prediction.
+    /// An empty input stands for zeros.
+    pub input: &'a [f32],
+    pub original: [f64; 2],
     pub conditional: &'a [f32],
     pub unconditional: &'a [f32],
     pub image: &'a [f32],
@@ -47,7 +51,7 @@ pub struct Guidance {
     always_unconditional: bool,
     /// The first step that is guided, and the first after it that is not.
     interval: (usize, usize),
-    /// APG's difference with what stays of earlier ones, `[images, values of one image]`.
+    /// APG's difference of x₀ with what stays of earlier ones, `[images, values of one image]`.
     average: Vec<f32>,
 }
 
@@ -132,7 +136,8 @@ impl Guidance {
     /// # Errors
     /// `InvalidArgument`: a prediction that [`Guidance::needs`] names is not as long as `out`.
     pub fn combine(&mut self, predictions: &Predictions<'_>, out: &mut [f32]) -> Result<()> {
-        let Predictions { step, conditional, unconditional, image, perturbed, .. } = *predictions;
+        let Predictions { step, input, original, conditional, unconditional, image, perturbed, .. } =
+            *predictions;
         let (len, needs) = (out.len(), self.needs(step));
         for (name, needed, values) in [
             ("conditional", true, conditional),
@@ -144,8 +149,20 @@ impl Guidance {
                 bail!(InvalidArgument, "the {name} prediction has {} values, not {len}", values.len());
             }
         }
-        if self.options.method == GuidanceMethod::Apg && self.average.len() != len {
-            bail!(InvalidArgument, "guidance was made for {} values, not {len}", self.average.len());
+        if self.options.method == GuidanceMethod::Apg {
+            if self.average.len() != len {
+                bail!(InvalidArgument, "guidance was made for {} values, not {len}", self.average.len());
+            }
+            if !input.is_empty() && input.len() != len {
+                bail!(InvalidArgument, "the input has {} values, not {len}", input.len());
+            }
+            let [from_input, from_prediction] = original;
+            if from_prediction == 0.0 || !from_prediction.is_finite() || !from_input.is_finite() {
+                bail!(
+                    InvalidArgument,
+                    "x0 = {from_input} * input + {from_prediction} * prediction, which says nothing"
+                );
+            }
         }
         if self.is_zero(step) {
             out.fill(0.0);
@@ -169,14 +186,9 @@ impl Guidance {
                     GuidanceMethod::Cfg => formulas::classifier_free(u, c, scale, out),
                     GuidanceMethod::CfgZeroStar => formulas::zero_star(u, c, scale, out),
                     GuidanceMethod::Apg => {
-                        formulas::adaptive_projected(
-                            u,
-                            c,
-                            scale,
-                            options,
-                            &mut self.average[range.clone()],
-                            out,
-                        );
+                        let x = input.get(range.clone()).unwrap_or_default();
+                        let average = &mut self.average[range.clone()];
+                        formulas::adaptive_projected([u, c, x], original, scale, options, average, out);
                     }
                 }
             }

@@ -45,9 +45,9 @@ pub struct GuidanceOptions {
     pub guidance_stop: f64,
     /// CFG-Zero*: steps at the start whose prediction is zero.
     pub zero_init_steps: usize,
-    /// APG: what counts of the difference along the conditional prediction; 0 drops it, 1 keeps all.
+    /// APG: what counts of the difference along the conditional x₀; 0 drops it, as the paper does, 1 keeps all.
     pub apg_eta: f64,
-    /// APG: the longest difference (in the L2 norm of one image); 0 = any.
+    /// APG: the longest difference of x₀ (in the L2 norm of one image); 0 = any.
     pub apg_norm_threshold: f64,
     /// APG: what stays of earlier evaluations' differences, between -1 and 1. The paper's are negative.
     pub apg_momentum: f64,

@@ -62,6 +62,8 @@ impl Given {
         Predictions {
             step,
             timestep: 999.0,
+            input: &[],
+            original: [0.0, 1.0],
             unconditional: part(0, needs.unconditional),
             conditional: part(1, true),
             image: part(2, needs.image),
@@ -99,6 +101,49 @@ fn every_method_equals_diffusers_and_takes_no_more_than_it_needs() {
             assert!(error <= 1e-6, "step {step}: {error:.2e}: {case}");
             let needed = guidance.needs(step).unconditional;
             assert_eq!(Some(needed), case["unconditional"][step].as_bool(), "step {step}: {case}");
+        }
+    }
+}
+
+/// Whatever a model predicts, APG guides the x₀ that it means.
+#[test]
+fn adaptive_projected_guidance_is_of_x0() {
+    let golden = Golden::open("guidance");
+    let given = Given::read(&golden);
+    let options = GuidanceOptions {
+        method: GuidanceMethod::Apg,
+        apg_eta: 0.2,
+        apg_norm_threshold: 3.0,
+        apg_momentum: -0.5,
+        ..GuidanceOptions::default()
+    };
+    // As of ε, v and x₀.
+    for original in [[1.7, -1.4], [0.6, -0.8], [0.0, 1.0]] {
+        let new = || Guidance::new(&options, STEPS, IMAGES, given.values(), false).unwrap();
+        let (mut plain, mut implied) = (new(), new());
+        for step in 0..STEPS {
+            let of_x0 = given.at(step, 0..IMAGES, plain.needs(step));
+            let input = given.at(step, 0..IMAGES, Needs { image: true, ..Needs::default() }).image;
+            let prediction = |x0: &[f32]| -> Vec<f32> {
+                let one = |(x0, x): (&f32, &f32)| {
+                    ((f64::from(*x0) - original[0] * f64::from(*x)) / original[1]) as f32
+                };
+                x0.iter().zip(input).map(one).collect()
+            };
+            let (conditional, unconditional) =
+                (prediction(of_x0.conditional), prediction(of_x0.unconditional));
+            let predictions = Predictions {
+                input,
+                original,
+                conditional: &conditional,
+                unconditional: &unconditional,
+                ..of_x0
+            };
+            let (mut expected, mut actual) = (vec![0.0; input.len()], vec![0.0; input.len()]);
+            plain.combine(&of_x0, &mut expected).unwrap();
+            implied.combine(&predictions, &mut actual).unwrap();
+            let error = relative_l2(&actual, &prediction(&expected));
+            assert!(error < 1e-5, "{original:?} step {step}: {error:.2e}");
         }
     }
 }
@@ -154,6 +199,8 @@ fn one_value_and_zeros_never_make_a_nan() {
         for values in [[0.0; 1].as_slice(), &[0.0; 4], &[2.0; 4]] {
             let mut guidance = Guidance::new(&options, 1, 1, values.len(), false).unwrap();
             let predictions = Predictions {
+                input: &[],
+                original: [0.0, 1.0],
                 step: 0,
                 timestep: 1.0,
                 conditional: values,
