@@ -14,13 +14,13 @@ export CC CXX
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lib examples test check header docs bench install uninstall clean \
-        setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents
+.PHONY: help demo lib examples test check header docs bench kernels kernels-check install uninstall clean \
+        setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents test-kernels
 
 ## help: this list
 help:
 	@echo "libdiffusion $(VERSION)"
-	@sed -n 's/^## //p' Makefile | awk -F': ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^## //p' Makefile | awk -F': ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 ## demo: build everything needed, turn a prompt into demo.png, and say how long each stage took
 demo: lib build/bin/02_txt2img
@@ -61,7 +61,7 @@ check: test-format test-lint
 	@echo "== check: all passed"
 
 ## test: everything a change must pass; stops at the first failure
-test: setup test-format test-lint test-documents lib test-header test-symbols test-examples test-capi test-install test-panics test-rust
+test: setup test-format test-lint test-documents test-kernels lib test-header test-symbols test-examples test-capi test-install test-panics test-rust
 
 setup:
 	@tools/setup.sh
@@ -78,6 +78,10 @@ test-documents:
 	@echo "== links in the documents, crates in NOTICE"
 	@tests/links.sh
 	@tests/notice.sh
+
+test-kernels:
+	@echo "== CUDA kernels, on an emulated GPU: every schedule, watched for races, AddressSanitizer and UBSan"
+	@tests/kernels/run.sh plain watch asan
 
 test-header:
 	@echo "== header: as src/capi says, alone in C and C++, layout, foreign-function parsers"
@@ -122,6 +126,16 @@ header:
 docs:
 	@echo "== generating docs/sampling.md"
 	@WRITE_DOCS=1 $(CARGO) test --quiet --lib the_page_equals_the_tables
+
+## kernels: compile the CUDA kernels for every architecture into build/kernels (no GPU, driver or toolkit needed)
+kernels:
+	@echo "== compiling kernels"
+	@tools/kernels.py build
+
+## kernels-check: compile them, list what each uses, and fail on warnings and register spills
+kernels-check:
+	@echo "== checking kernels on every architecture"
+	@tools/kernels.py check
 
 ## bench: measure operations, a U-Net step, the VAE and the samplers, and print the table
 bench:

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Builds the kernels for the CPU and runs their tests on the emulated GPU of kernels/host:
+#   tests/kernels/run.sh plain|watch|asan...
+# Each build first has to catch the mistakes of planted.cu: tests that cannot fail prove nothing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+fail() { echo "tests/kernels: $*" >&2; exit 1; }
+
+# caught MISTAKE TEXT: the planted mistake must fail and say TEXT.
+caught() {
+    if "$out/planted" "$1" >"$log" 2>&1; then fail "the planted $1 was not caught"; fi
+    grep -q "$2" "$log" || { cat "$log"; fail "the planted $1 failed without '$2'"; }
+    echo "ok     planted $1 is caught"
+}
+
+# Without WATCH a race shows as a wrong result, under some schedule.
+plain() {
+    caught no_wait 'FAILED'
+    caught no_barrier_before_reading 'FAILED'
+    caught no_barrier_after_reading 'FAILED'
+    caught divergent_barrier 'deadlock'
+    caught read_past_the_end 'out-of-bounds access'
+    caught write_past_the_end 'out-of-bounds access'
+    caught shared_past_the_end 'out-of-bounds access'
+    caught misaligned_copy 'no multiple of 16'
+    caught too_much_shared 'bytes of shared memory'
+}
+
+# With it, the first schedule is enough.
+watch() {
+    caught no_wait 'race with an asynchronous copy'
+    caught no_barrier_before_reading 'of shared memory, which nobody wrote'
+    caught no_barrier_after_reading 'race with'
+    caught read_past_the_end 'out-of-bounds access'
+    caught write_past_the_end 'out-of-bounds access'
+    caught shared_past_the_end 'out-of-bounds access'
+}
+
+asan() {
+    caught read_past_the_end 'heap-buffer-overflow'
+    caught write_past_the_end 'heap-buffer-overflow'
+    caught shared_past_the_end 'index 513 out of bounds'
+}
+
+for build in "$@"; do
+    echo "-- kernels on the emulated GPU: $build"
+    case $build in
+    plain | watch | asan) ;;
+    *) fail "no build '$build'" ;;
+    esac
+    out=build/tests/kernels/$build
+    make --no-print-directory -C tests/kernels -j "$(nproc)" BUILD="$build"
+    "$out/planted" none >"$log" || fail "the planted kernel without a mistake fails"
+    "$build"
+    "$out/tests"
+done

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Compiles kernels/*.cu with NVRTC, which needs neither a GPU nor a driver nor the CUDA toolkit.
+
+    tools/kernels.py build [FAMILY...]   writes build/kernels/FAMILY.ARCHITECTURE.cubin (and .ptx)
+    tools/kernels.py check [FAMILY...]   compiles only, prints what each kernel uses, and fails on any warning,
+                                         register spill, stack frame, or a wgmma that ptxas had to serialise
+
+NVRTC comes from the folder $NVRTC_DIR, or from the package index into build/nvrtc-venv. 12.9 is the last version whose
+images run on every driver since 525.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "kernels"
+PACKAGE = "nvidia-cuda-nvrtc-cu12==12.9.86"
+# Machine code for each architecture, and PTX for those to come. Families that end in _sm90a use instructions that only
+# sm_90a has.
+ARCHITECTURES = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120", "compute_80"]
+OPTIONS = ["--std=c++17", "-default-device", "-lineinfo", "--ptxas-options=-v", "--ptxas-options=--warn-on-spills"]
+
+
+def nvrtc_folder():
+    """The folder that holds libnvrtc.so.12, installed if need be."""
+    if "NVRTC_DIR" in os.environ:
+        return pathlib.Path(os.environ["NVRTC_DIR"])
+    environment = ROOT / "build" / "nvrtc-venv"
+    found = sorted(environment.glob("lib/python*/site-packages/nvidia/cuda_nvrtc/lib"))
+    if not found:
+        print(f"== installing {PACKAGE} into build/nvrtc-venv", flush=True)
+        venv.create(environment, with_pip=True)
+        pip = [environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", PACKAGE]
+        subprocess.run(pip, check=True)
+        found = sorted(environment.glob("lib/python*/site-packages/nvidia/cuda_nvrtc/lib"))
+    return found[0]
+
+
+def load_nvrtc(folder):
+    # The built-ins first: by its own name NVRTC would look for them in the system's folders only.
+    for library in sorted(folder.glob("libnvrtc-builtins.so.*")):
+        ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(next(folder.glob("libnvrtc.so.1*"))))
+
+
+def strings(values):
+    return (ctypes.c_char_p * len(values))(*values)
+
+
+def fetch(nvrtc, program, what):
+    """The program's log, PTX or CUBIN."""
+    size = ctypes.c_size_t()
+    getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    data = ctypes.create_string_buffer(size.value)
+    getattr(nvrtc, f"nvrtcGet{what}")(program, data)
+    return data.raw
+
+
+def compile_image(job):
+    """(family, architecture, succeeded, log, image)"""
+    folder, family, architecture = job
+    nvrtc = load_nvrtc(folder)
+    headers = sorted(KERNELS.glob("*.cuh"))
+    names = strings([header.name.encode() for header in headers])
+    texts = strings([header.read_bytes() for header in headers])
+    source = KERNELS / f"{family}.cu"
+    program = ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(
+        ctypes.byref(program), source.read_bytes(), source.name.encode(), len(headers), texts, names
+    )
+    options = [option.encode() for option in [f"--gpu-architecture={architecture}", *OPTIONS]]
+    status = nvrtc.nvrtcCompileProgram(program, len(options), strings(options))
+    log = fetch(nvrtc, program, "ProgramLog").rstrip(b"\0").decode()
+    image = b""
+    if status == 0:
+        image = fetch(nvrtc, program, "PTX" if architecture.startswith("compute") else "CUBIN")
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return family, architecture, status == 0, log, image
+
+
+def usage(log):
+    """Of each kernel in the log: registers, bytes of static shared memory, of stack, of spills."""
+    found, kernel = {}, None
+    for line in log.splitlines():
+        if m := re.search(r"Compiling entry function '(\w+)'", line):
+            kernel = found.setdefault(m[1], {"registers": 0, "shared": 0, "stack": 0, "spills": 0})
+        elif m := re.search(r"Function properties for (\w+)", line):
+            kernel = found.get(m[1])
+        elif kernel is None:
+            continue
+        elif m := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            kernel["stack"], kernel["spills"] = int(m[1]), int(m[2]) + int(m[3])
+        elif m := re.search(r"Used (\d+) registers", line):
+            kernel["registers"] = int(m[1])
+            kernel["shared"] = int(shared[1]) if (shared := re.search(r"(\d+) bytes smem", line)) else 0
+    return found
+
+
+def complaints(log):
+    """Lines of the log that are no report of ptxas -v."""
+    reports = ("ptxas info", "ptxas         .")
+    return [line for line in log.splitlines() if line.strip() and (not line.startswith(reports) or "C7510" in line)]
+
+
+def families(chosen):
+    every = sorted(source.stem for source in KERNELS.glob("*.cu"))
+    for name in chosen:
+        if name not in every:
+            sys.exit(f"tools/kernels.py: no kernels/{name}.cu")
+    return chosen or every
+
+
+def compile_all(chosen):
+    folder = nvrtc_folder()
+    jobs = [
+        (folder, family, architecture)
+        for family in families(chosen)
+        for architecture in ARCHITECTURES
+        if not family.endswith("_sm90a") or architecture == "sm_90a"
+    ]
+    with multiprocessing.Pool() as pool:
+        yield from pool.imap(compile_image, jobs)
+
+
+def build(chosen):
+    out = ROOT / "build" / "kernels"
+    out.mkdir(parents=True, exist_ok=True)
+    size = count = 0
+    for family, architecture, succeeded, log, image in compile_all(chosen):
+        if not succeeded:
+            sys.exit(f"kernels/{family}.cu for {architecture}:\n{log}")
+        extension = "ptx" if architecture.startswith("compute") else "cubin"
+        (out / f"{family}.{architecture}.{extension}").write_bytes(image)
+        size, count = size + len(image), count + 1
+    print(f"{count} images, {size / 1e6:.1f} MB, in {out.relative_to(ROOT)}")
+
+
+def check(chosen):
+    faults, kernels = [], {}
+    for family, architecture, succeeded, log, _ in compile_all(chosen):
+        faults += [f"{family} for {architecture}: {line}" for line in complaints(log)]
+        if not succeeded:
+            faults.append(f"{family} for {architecture}: does not compile")
+        for kernel, used in usage(log).items():
+            kernels.setdefault((family, kernel), {})[architecture] = used
+            for what in ("spills", "stack"):
+                if used[what]:
+                    faults.append(f"{kernel} for {architecture}: {used[what]} bytes of {what}")
+    columns = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm")]
+    print(f"{'registers':<40}" + "".join(f"{column:>8}" for column in columns) + "  shared  spills")
+    for (family, kernel), by_architecture in sorted(kernels.items()):
+        registers = "".join(f"{by_architecture.get(a, {}).get('registers', '-'):>8}" for a in columns)
+        shared = max(used["shared"] for used in by_architecture.values())
+        spills = max(used["spills"] for used in by_architecture.values())
+        print(f"{family + ' ' + kernel:<40}{registers}{shared:>8}{spills:>8}")
+    for fault in faults:
+        print(fault)
+    if faults or not kernels:
+        sys.exit(f"kernels-check: {len(faults)} faults")
+    print(f"kernels-check: {len(kernels)} kernels, no warnings, no spills")
+
+
+if __name__ == "__main__":
+    commands = {"build": build, "check": check}
+    if len(sys.argv) < 2 or sys.argv[1] not in commands:
+        sys.exit(__doc__)
+    commands[sys.argv[1]](sys.argv[2:])
