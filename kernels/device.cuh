@@ -1,5 +1,5 @@
-// The GPU side of gpu.cuh: names for what CUDA gives, and a wrapper for each PTX instruction that kernels use. A wrapper
-// does one instruction and nothing else; its meaning is written out in C++ in host/device.h and host/warp.cpp.
+// The GPU side of gpu.cuh: names for what CUDA gives, and a wrapper for each PTX instruction that kernels use. A
+// wrapper does one instruction and nothing else; its meaning is written out in C++ in host/device.h and host/warp.cpp.
 #pragma once
 
 typedef unsigned short u16;

@@ -1,9 +1,9 @@
 // One value at a time: casts, activations, GEGLU, sums, concatenation, enlargement.
 //
-// Suffixes f16, bf16 and f32 are the type of the tensors. Tensors are contiguous and their memory starts on a multiple of
-// 16 bytes. Launch: blocks of 256 threads, any number of them (threads stride over the grid); enough that each thread
-// does one pack of 16 bytes is best. No shared memory. A tensor has fewer than 2^32 packs, or 2^32 values where its
-// channels do not fill packs.
+// Suffixes f16, bf16 and f32 are the type of the tensors. Tensors are contiguous and their memory starts on a multiple
+// of 16 bytes. Launch: blocks of 256 threads, any number of them (threads stride over the grid); enough that each
+// thread does one pack of 16 bytes is best. No shared memory. A tensor has fewer than 2^32 packs, or 2^32 values where
+// its channels do not fill packs.
 #include "gpu.cuh"
 
 constexpr int THREADS = 256;

@@ -9,8 +9,8 @@ DEVICE u64 first_item() { return u64(blockIdx.x) * THREADS + threadIdx.x; }
 DEVICE u64 item_stride() { return u64(gridDim.x) * THREADS; }
 
 // Sine and cosine of an angle up to some thousand radians. The multiple of π/2 nearest to it is taken off in f64, which
-// leaves 40 good bits; what remains is within ±π/4, where Taylor's polynomials to the 11th and 12th power are exact in f32.
-// CUDA's own functions would do, but keep a stack for angles that never come.
+// leaves 40 good bits; what remains is within ±π/4, where Taylor's polynomials to the 11th and 12th power are exact in
+// f32. CUDA's own functions would do, but keep a stack for angles that never come.
 DEVICE void sine_and_cosine(double angle, float& sine, float& cosine) {
     const double turns = rint(angle * 0.63661977236758134);
     const double x = angle - turns * 1.5707963267948966;

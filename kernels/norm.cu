@@ -1,7 +1,7 @@
 // GroupNorm (with SiLU) and LayerNorm over channels-last activations, statistics in f32.
 //
-// Channels that fill packs of 16 bytes are read as packs, others one by one: only small models have those. Suffixes f16,
-// bf16 and f32 are the type of x and y; weight and bias are f32.
+// Channels that fill packs of 16 bytes are read as packs, others one by one: only small models have those. Suffixes
+// f16, bf16 and f32 are the type of x and y; weight and bias are f32.
 #include "gpu.cuh"
 
 constexpr int THREADS = 256;
@@ -24,8 +24,8 @@ DEVICE Moments merge(Moments a, Moments b) {
 // Launch: grid (chunks, n), 256 threads, chunks ≤ pixels. Chunks of some 64 thousand values keep a GPU busy without
 // making the second half read much.
 //
-// Threads stand in rows and columns: a column takes V channels, a row every rows-th pixel. Sums are taken around a pivot,
-// a value of the group, so that they do not cancel; being around the same pivot, they add up.
+// Threads stand in rows and columns: a column takes V channels, a row every rows-th pixel. Sums are taken around a
+// pivot, a value of the group, so that they do not cancel; being around the same pivot, they add up.
 template <int V, class T> DEVICE void group_norm_moments(const T* x, Moments* partial, u32 pixels, u32 c, u32 groups) {
     SHARED(float[THREADS * V], sums);
     SHARED(float[THREADS * V], squares);

@@ -1,5 +1,6 @@
 // The host side of gpu.cuh: the names of device.cuh, meaning the same, on top of the emulator. The functions that touch
-// memory or wait for other threads live in the emulator's own files, which are compiled without WATCH's instrumentation.
+// memory or wait for other threads live in the emulator's own files, which are compiled without WATCH's
+// instrumentation.
 #pragma once
 
 #include <cmath>
@@ -17,6 +18,9 @@ struct f16 {
 };
 struct bf16 {
     u16 bits;
+};
+struct alignas(8) float2 {
+    float x, y;
 };
 struct alignas(16) uint4 {
     u32 x, y, z, w;

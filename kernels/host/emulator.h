@@ -1,6 +1,6 @@
-// The CPU execution model: runs kernels that were compiled as C++ against host/device.h, one block after the other, each
-// thread of a block as a fiber. Nothing here is fast; everything is checked, and a mistake of a kernel ends the process
-// with a line that names kernel, block and thread, and exit status 70.
+// The CPU execution model: runs kernels that were compiled as C++ against host/device.h, one block after the other,
+// each thread of a block as a fiber. Nothing here is fast; everything is checked, and a mistake of a kernel ends the
+// process with a line that names kernel, block and thread, and exit status 70.
 //
 //   emulator.cpp  fibers, schedules, barriers          memory.cpp  global and shared memory, asynchronous copies
 //   warp.cpp      what the lanes of a warp do together  watch.cpp   races and stray accesses, for builds with WATCH
@@ -65,8 +65,8 @@ void launch(const Kernel& kernel, Dim3 grid, Dim3 block, size_t shared_bytes, vo
 void* allocate(size_t bytes);
 void release(void* memory);
 
-// Since the process started: passes that ldmatrix needed beyond the one that each matrix costs, because rows of a matrix
-// lay in the same banks of shared memory.
+// Since the process started: passes that ldmatrix needed beyond the one that each matrix costs, because rows of a
+// matrix lay in the same banks of shared memory.
 uint64_t ldmatrix_conflicts();
 
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -1,7 +1,7 @@
 // Global memory, shared memory, and the asynchronous copies from one to the other.
 //
-// Memory ends at a page that nobody may touch, so that reading or writing past its end stops the process at once; the few
-// bytes of padding before that page are checked when the memory is released. Under AddressSanitizer memory is the
+// Memory ends at a page that nobody may touch, so that reading or writing past its end stops the process at once; the
+// few bytes of padding before that page are checked when the memory is released. Under AddressSanitizer memory is the
 // sanitizer's, which is exact.
 #include <algorithm>
 #include <csignal>
@@ -102,7 +102,8 @@ void release(void* memory) {
     if (memory) remove(memory);
 }
 
-// The shared memory of the running block: the dynamic part, and the variables in the order in which threads came to them.
+// The shared memory of the running block: the dynamic part, and the variables in the order in which threads came to
+// them.
 struct Variable {
     const void* place;
     unsigned char* memory;

@@ -4,8 +4,8 @@
 //
 // Two accesses to the same bytes, one of them a write, are a race unless a barrier lies between them: sync_block, or
 // sync_warp for lanes of one warp. Threads of different blocks have no barrier. This is decided from the order of
-// barriers and not from what happened to run first, so a missing barrier is found under any schedule. An asynchronous copy
-// writes at any time between its start and its wait, so any access between them is a race.
+// barriers and not from what happened to run first, so a missing barrier is found under any schedule. An asynchronous
+// copy writes at any time between its start and its wait, so any access between them is a race.
 //
 // Remembered per two bytes: the last write, and the last read or that there were many. Reads of shared memory that
 // nobody wrote in this block are mistakes too.

@@ -85,7 +85,8 @@ inline emulator::Options& launch_options() {
 
 inline emulator::Dim3 blocks(size_t x, size_t y = 1, size_t z = 1) { return {unsigned(x), unsigned(y), unsigned(z)}; }
 
-// Launches by name with parameters of the kernel's own sizes, as the driver does: a parameter of another size is refused.
+// Launches by name with parameters of the kernel's own sizes, as the driver does: a parameter of another size is
+// refused.
 template <class... P>
 void launch(const std::string& name, emulator::Dim3 grid, unsigned threads, size_t shared_bytes, P... parameters) {
     const auto found = emulator::kernels().find(name);
