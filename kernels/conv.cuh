@@ -14,16 +14,15 @@ struct ConvShape {
     u32 enlarged_h, enlarged_w;  // its sides then, 2h and 2w or one less; otherwise h and w
 };
 
-// Where the rows that a thread copies meet the input.
-template <class T, class Tile> struct Pixels {
-    const T* image[Tile::COPIED_ROWS];
-    int top[Tile::COPIED_ROWS], left[Tile::COPIED_ROWS];  // of the first tap, in the enlarged input
+// Where some rows, `apart` from each other, meet the input.
+template <class T, int ROWS> struct Pixels {
+    const T* image[ROWS];
+    int top[ROWS], left[ROWS];  // of the first tap, in the enlarged input
 
-    DEVICE Pixels(const T* x, const ConvShape& s) {
+    DEVICE Pixels(const T* x, const ConvShape& s, u32 first_row, u32 apart) {
         UNROLL
-        for (int i = 0; i < Tile::COPIED_ROWS; i++) {
-            const u32 row = blockIdx.x * Tile::ROWS + threadIdx.x / 4 + i * Tile::ROWS_APART;
-            const u32 line = row / s.out_w, n = line / s.out_h;
+        for (int i = 0; i < ROWS; i++) {
+            const u32 row = first_row + i * apart, line = row / s.out_w, n = line / s.out_h;
             const bool exists = n < s.n;
             image[i] = x + u64(exists ? n : 0) * s.h * s.w * s.c_in;
             // A row that does not exist lies so far up that no tap meets the input.
@@ -42,10 +41,11 @@ template <class T, class Tile> struct Pixels {
 // Channels a multiple of 8: a chunk of 16 bytes lies under one tap. A step takes up to 32 channels of one tap.
 template <class T, class Tile> struct ConvRows {
     const ConvShape& s;
-    Pixels<T, Tile> pixels;
+    Pixels<T, Tile::COPIED_ROWS> pixels;
     u32 tap_y, tap_x, channel;  // of the thread's chunk, in this step
 
-    DEVICE ConvRows(const T* x, const ConvShape& s, u32 first_step) : s(s), pixels(x, s) {
+    DEVICE ConvRows(const T* x, const ConvShape& s, u32 first_step)
+        : s(s), pixels(x, s, first_copied_row<Tile>(), Tile::ROWS_APART) {
         const u32 steps_of_tap = (s.c_in + STEP - 1) / STEP, tap = first_step / steps_of_tap;
         tap_y = tap / s.kernel_w;
         tap_x = tap - tap_y * s.kernel_w;
@@ -74,11 +74,11 @@ template <class T, class Tile> struct ConvRows {
 // values of depth, whatever their taps.
 template <class T, class Tile> struct GatheredRows {
     const ConvShape& s;
-    Pixels<T, Tile> pixels;
+    Pixels<T, Tile::COPIED_ROWS> pixels;
     u32 at;  // depth of the thread's chunk, in this step
 
     DEVICE GatheredRows(const T* x, const ConvShape& s, u32 first_step)
-        : s(s), pixels(x, s), at(first_step * STEP + threadIdx.x % 4 * 8) {}
+        : s(s), pixels(x, s, first_copied_row<Tile>(), Tile::ROWS_APART), at(first_step * STEP + threadIdx.x % 4 * 8) {}
     static DEVICE u32 steps(const ConvShape& s) { return (s.kernel_h * s.kernel_w * s.c_in + STEP - 1) / STEP; }
     DEVICE u32 weight_depth() const { return s.kernel_h * s.kernel_w * s.c_in; }
     DEVICE void copy_row(unsigned char* to, int i) const {

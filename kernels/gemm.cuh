@@ -42,6 +42,9 @@ using Tile128x160 = Tile<128, 160, 4, 2, 4>;  // 256 threads, 73728 bytes of sha
 using Tile64x160 = Tile<64, 160, 2, 2, 4>;    // 128 threads, 57344 bytes
 using Tile64x64 = Tile<64, 64, 2, 2, 4>;      // 128 threads, 32768 bytes
 
+// The first of the rows of A that the thread copies.
+template <class Tile> DEVICE u32 first_copied_row() { return blockIdx.x * Tile::ROWS + threadIdx.x / 4; }
+
 // Rows of a matrix [rows, depth], depth a multiple of 8.
 template <class T, class Tile> struct MatrixRows {
     const T* row[Tile::COPIED_ROWS];  // null beyond the last
@@ -52,7 +55,7 @@ template <class T, class Tile> struct MatrixRows {
         : depth(depth), at(first_step * STEP + threadIdx.x % 4 * 8) {
         UNROLL
         for (int i = 0; i < Tile::COPIED_ROWS; i++) {
-            const u32 r = blockIdx.x * Tile::ROWS + threadIdx.x / 4 + i * Tile::ROWS_APART;
+            const u32 r = first_copied_row<Tile>() + i * Tile::ROWS_APART;
             row[i] = r < rows ? x + u64(r) * depth : nullptr;
         }
     }

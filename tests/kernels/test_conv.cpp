@@ -76,9 +76,14 @@ static void check_conv(const std::string& kernel, const emulator::Dim3& tile, u3
     in_every_schedule([&] {
         Buffer<T> y(expected.size());
         Buffer<float> partial(c.splits > 1 ? c.splits * expected.size() : 0);
-        launch(kernel, blocks((rows + tile.x - 1) / tile.x, (s.c_out + tile.y - 1) / tile.y, c.splits), threads,
-               shared_bytes, x.data(), w.data(), bias.data(), channel_bias_data, residual_data, y.data(),
-               c.splits > 1 ? partial.data() : nullptr, s, c.activation);
+        const auto grid = blocks((rows + tile.x - 1) / tile.x, (s.c_out + tile.y - 1) / tile.y, c.splits);
+        if constexpr (sizeof(T) == 4) {
+            launch(kernel, grid, threads, shared_bytes, x.data(), w.data(), bias.data(), channel_bias_data,
+                   residual_data, y.data(), s, c.activation);
+        } else {
+            launch(kernel, grid, threads, shared_bytes, x.data(), w.data(), bias.data(), channel_bias_data,
+                   residual_data, y.data(), c.splits > 1 ? partial.data() : nullptr, s, c.activation);
+        }
         if (c.splits > 1) {
             launch(std::string("sum_splits_") + Type<T>::name, blocks(2), 256, 0, partial.data(), bias.data(),
                    channel_bias_data, residual_data, y.data(), rows, s.c_out, c.splits, pixels, c.activation);
@@ -117,6 +122,13 @@ TEST(conv2d) {
         if (c.n == 2) check_tiles<bf16>(c);
     }
     if (emulator::ldmatrix_conflicts() != conflicts) fail_test("ldmatrix meets bank conflicts");
+}
+
+TEST(conv2d_f32) {
+    for (Conv c : CONVS) {
+        c.splits = 1;
+        check_conv<float>("conv2d_f32", {64, 64, 1}, 128, 0, c);
+    }
 }
 
 // A 1×1 convolution without padding is a linear layer: what gemm.cu leaves to conv2d_gather.
