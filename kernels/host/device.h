@@ -29,7 +29,8 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 
-#define DEVICE inline
+// Always inlined, as on a GPU: a copy that another file compiled without WATCH's instrumentation must not stand in.
+#define DEVICE inline __attribute__((always_inline))
 #define UNROLL
 #define __restrict__ __restrict
 

@@ -2,7 +2,6 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <mutex>
 #include <numeric>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -165,8 +164,6 @@ static void run_round(uint32_t& random) {
 
 void launch(const Kernel& kernel, Dim3 grid, Dim3 size, size_t shared_bytes, void** parameters,
             const Options& options) {
-    static std::mutex turn;
-    const std::lock_guard<std::mutex> lock(turn);
     Block b{};
     b.kernel = &kernel, b.options = options, b.size = size, b.grid = grid, b.parameters = parameters;
     block = &b;

@@ -5,6 +5,8 @@
 //   emulator.cpp  fibers, schedules, barriers          memory.cpp  global and shared memory, asynchronous copies
 //   warp.cpp      what the lanes of a warp do together  watch.cpp   races and stray accesses, for builds with WATCH
 //
+// There is one emulated GPU in a process, and nothing here locks: callers take turns.
+//
 // What it cannot see: timing, occupancy, bank conflicts other than ldmatrix's, how weakly a GPU orders memory, and a
 // wrong PTX string in device.cuh. Sums inside an mma are in another order than a tensor core's.
 #pragma once
@@ -56,7 +58,7 @@ constexpr size_t MAX_SHARED_BYTES = 99 * 1024;
 // All registered kernels by name.
 std::map<std::string, Kernel>& kernels();
 
-// Runs a grid to its end. `shared_bytes` is the size of DYNAMIC_SHARED. Callers take turns.
+// Runs a grid to its end. `shared_bytes` is the size of DYNAMIC_SHARED.
 void launch(const Kernel& kernel, Dim3 grid, Dim3 block, size_t shared_bytes, void** parameters,
             const Options& options);
 

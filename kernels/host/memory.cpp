@@ -21,18 +21,18 @@ namespace emulator {
 
 constexpr size_t PAGE = 4096, ALIGNMENT = 256;
 
-// A few dozen at most; the latest is looked for first.
-static std::vector<Allocation> allocations;
+// By the address of their first byte.
+static std::map<const unsigned char*, Allocation> allocations;
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 static void on_segmentation_fault(int, siginfo_t* info, void*) {
     const auto* at = static_cast<unsigned char*>(info->si_addr);
-    for (const Allocation& a : allocations) {
+    for (const auto& [begin, a] : allocations) {
         const auto* mapping = static_cast<unsigned char*>(a.mapping);
         if (at < mapping || at >= mapping + a.mapping_bytes) continue;
         const char* space = a.space == Space::shared ? "shared" : "global";
-        fail("out-of-bounds access, %td bytes from the start of %zu bytes of %s memory,", at - a.begin, a.bytes, space);
+        fail("out-of-bounds access, %td bytes from the start of %zu bytes of %s memory,", at - begin, a.bytes, space);
     }
     fail("segmentation fault at %p", info->si_addr);
 }
@@ -69,7 +69,7 @@ static unsigned char* add(size_t bytes, Space space) {
         a.begin = first + data - round_up(bytes, ALIGNMENT);
     }
     memset(a.begin, 0xFF, bytes);
-    allocations.push_back(a);
+    allocations.emplace(a.begin, a);
     return a.begin;
 }
 
@@ -85,16 +85,16 @@ static void check_padding(const Allocation& a) {
 }
 
 static void remove(const void* memory) {
-    const auto a =
-        std::find_if(allocations.begin(), allocations.end(), [&](const Allocation& a) { return a.begin == memory; });
-    if (a == allocations.end()) fail("release of %p, which is not allocated", memory);
-    check_padding(*a);
-    if (a->mapping) {
-        munmap(a->mapping, a->mapping_bytes);
+    const auto found = allocations.find(static_cast<const unsigned char*>(memory));
+    if (found == allocations.end()) fail("release of %p, which is not allocated", memory);
+    const Allocation& a = found->second;
+    check_padding(a);
+    if (a.mapping) {
+        munmap(a.mapping, a.mapping_bytes);
     } else {
-        free(a->begin);
+        free(a.begin);
     }
-    allocations.erase(a);
+    allocations.erase(found);
 }
 
 void* allocate(size_t bytes) { return add(bytes, Space::global); }
@@ -151,10 +151,10 @@ unsigned char* dynamic_shared() { return dynamic_part; }
 
 Allocation* find(const void* address) {
     const auto* byte = static_cast<const unsigned char*>(address);
-    for (auto a = allocations.rbegin(); a != allocations.rend(); ++a) {
-        if (byte >= a->begin && byte < a->begin + a->bytes) return &*a;
-    }
-    return nullptr;
+    const auto after = allocations.upper_bound(byte);
+    if (after == allocations.begin()) return nullptr;
+    Allocation& a = std::prev(after)->second;
+    return byte < a.begin + a.bytes ? &a : nullptr;
 }
 
 void require_shared(const char* operation, const void* address, size_t bytes) {
