@@ -5,6 +5,10 @@
 // Tile::COLUMNS results, walking the depth in steps of 32 values through a ring of stages in shared memory that
 // asynchronous copies fill ahead.
 //
+// Every result is summed in the order of its depth, so it does not depend on the tile, nor on other rows: an image
+// alone and in a batch has the same bits. Splits (gemm.cu) do change the order; choose them without regard to the
+// batch.
+//
 // A main loop for Hopper (wgmma on tiles that TMA brings) takes the place of gemm_block and no other: sources tell it
 // where rows are, finish_block and the epilogue work on its sums once they have been brought to shared memory, and its
 // entry points belong in files that end in _sm90a.cu, which tools/kernels.py compiles for sm_90a alone.

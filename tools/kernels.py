@@ -20,11 +20,13 @@ import venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels"
+# The wrappers of device.cuh, one kernel each, are for tests, on the emulated GPU and on real ones.
+SOURCES = {path.stem: path for path in sorted([*KERNELS.glob("*.cu"), ROOT / "tests" / "kernels" / "wrappers.cu"])}
 PACKAGE = "nvidia-cuda-nvrtc-cu12==12.9.86"
 # Machine code for each architecture, and PTX for those to come. Families that end in _sm90a use instructions that only
 # sm_90a has.
 ARCHITECTURES = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120", "compute_80"]
-OPTIONS = ["--std=c++17", "-default-device", "-lineinfo", "--ptxas-options=-v", "--ptxas-options=--warn-on-spills"]
+OPTIONS = ["--std=c++17", "-default-device", "--ptxas-options=-v", "--ptxas-options=--warn-on-spills"]
 
 
 def nvrtc_folder():
@@ -69,7 +71,7 @@ def compile_image(job):
     headers = sorted(KERNELS.glob("*.cuh"))
     names = strings([header.name.encode() for header in headers])
     texts = strings([header.read_bytes() for header in headers])
-    source = KERNELS / f"{family}.cu"
+    source = SOURCES[family]
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(
         ctypes.byref(program), source.read_bytes(), source.name.encode(), len(headers), texts, names
@@ -109,11 +111,10 @@ def complaints(log):
 
 
 def families(chosen):
-    every = sorted(source.stem for source in KERNELS.glob("*.cu"))
     for name in chosen:
-        if name not in every:
+        if name not in SOURCES:
             sys.exit(f"tools/kernels.py: no kernels/{name}.cu")
-    return chosen or every
+    return chosen or SOURCES
 
 
 def compile_all(chosen):
@@ -134,7 +135,7 @@ def build(chosen):
     size = count = 0
     for family, architecture, succeeded, log, image in compile_all(chosen):
         if not succeeded:
-            sys.exit(f"kernels/{family}.cu for {architecture}:\n{log}")
+            sys.exit(f"{family}.cu for {architecture}:\n{log}")
         extension = "ptx" if architecture.startswith("compute") else "cubin"
         (out / f"{family}.{architecture}.{extension}").write_bytes(image)
         size, count = size + len(image), count + 1

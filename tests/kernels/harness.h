@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../kernels/gpu.cuh"
+#include "gpu.cuh"
 
 // The builds of run.sh: PLAIN runs every schedule, the others one, at sizes that a hundredfold slower run can bear.
 #if defined(WATCH) || defined(__SANITIZE_ADDRESS__)

@@ -1,8 +1,8 @@
-// Mistakes on purpose, each of which the emulator has to catch; and the same kernel without one. See planted.cpp.
+// Mistakes on purpose, each of which the emulator has to catch; and the same kernel without one. See plant.cpp.
 //
 // x is [tiles, 256] floats and y [64]: y[t] = Σ over tiles of values 4t' to 4t' + 3, where t' = 63 - t: each thread
 // sums what another one copied. Launch: one block of 64 threads.
-#include "../../kernels/gpu.cuh"
+#include "gpu.cuh"
 
 enum Mistake {
     NONE,

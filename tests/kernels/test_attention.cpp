@@ -1,5 +1,5 @@
 // kernels/attention.cu and attention_wide.cu against the definition in f64.
-#include "../../kernels/attention.cuh"
+#include "attention.cuh"
 #include "harness.h"
 
 // The kernels by the largest head they take.

@@ -1,5 +1,5 @@
 // kernels/conv.cu against the definition in f64.
-#include "../../kernels/conv.cuh"
+#include "conv.cuh"
 #include "harness.h"
 #include "reference.h"
 
@@ -122,6 +122,32 @@ TEST(conv2d) {
         if (c.n == 2) check_tiles<bf16>(c);
     }
     if (emulator::ldmatrix_conflicts() != conflicts) fail_test("ldmatrix meets bank conflicts");
+}
+
+// An image's result is the same, bit for bit, alone and anywhere in a batch, and by every tile.
+TEST(conv2d_rows_stand_alone) {
+    constexpr u32 PIXELS = 7 * 9, IN = 24, OUT = 40;
+    const auto image = random_buffer<f16>(PIXELS * IN, 1), w = random_buffer<f16>(OUT * 9 * IN, 2);
+    const auto run = [&](u32 n, const char* kernel, u32 rows, u32 columns, u32 threads, u32 shared_bytes) {
+        Buffer<f16> x(n * PIXELS * IN), y(n * PIXELS * OUT);
+        for (size_t i = 0; i < x.size(); i++) x.data()[i] = image.data()[i % image.size()];
+        const ConvShape s = Conv{n, 7, 9, IN, OUT, 3, 1, 1, 1, 1, 1, 0, 0, 1, false, false, SILU}.shape();
+        const f16* const none = nullptr;
+        const float* const no_bias = nullptr;
+        float* const no_partial = nullptr;
+        const auto grid = blocks((n * PIXELS + rows - 1) / rows, (OUT + columns - 1) / columns);
+        launch(kernel, grid, threads, shared_bytes, static_cast<const f16*>(x.data()), w.data(), no_bias, none, none,
+               y.data(), no_partial, s, u32(SILU));
+        return y;
+    };
+    const auto alone = run(1, "conv2d_f16_128x160", 128, 160, 256, 73728);
+    const auto three = run(3, "conv2d_f16_64x64", 64, 64, 128, 32768);
+    const auto five = run(5, "conv2d_f16_64x160", 64, 160, 128, 57344);
+    for (const auto* batch : {&three, &five}) {
+        for (size_t i = 0; i < batch->size(); i++) {
+            if (batch->data()[i].bits != alone.data()[i % alone.size()].bits) fail_test("other bits in a batch");
+        }
+    }
 }
 
 TEST(conv2d_f32) {

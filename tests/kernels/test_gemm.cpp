@@ -1,5 +1,5 @@
 // kernels/gemm.cu against the definition in f64.
-#include "../../kernels/gemm.cuh"
+#include "gemm.cuh"
 #include "harness.h"
 #include "reference.h"
 
