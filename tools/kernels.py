@@ -64,18 +64,13 @@ def fetch(nvrtc, program, what):
     return data.raw
 
 
-def compile_image(job):
-    """(family, architecture, succeeded, log, image)"""
-    folder, family, architecture = job
-    nvrtc = load_nvrtc(folder)
+def compile_source(nvrtc, name, source, architecture):
+    """(succeeded, log, image)"""
     headers = sorted(KERNELS.glob("*.cuh"))
     names = strings([header.name.encode() for header in headers])
     texts = strings([header.read_bytes() for header in headers])
-    source = SOURCES[family]
     program = ctypes.c_void_p()
-    nvrtc.nvrtcCreateProgram(
-        ctypes.byref(program), source.read_bytes(), source.name.encode(), len(headers), texts, names
-    )
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, name.encode(), len(headers), texts, names)
     options = [option.encode() for option in [f"--gpu-architecture={architecture}", *OPTIONS]]
     status = nvrtc.nvrtcCompileProgram(program, len(options), strings(options))
     log = fetch(nvrtc, program, "ProgramLog").rstrip(b"\0").decode()
@@ -83,7 +78,14 @@ def compile_image(job):
     if status == 0:
         image = fetch(nvrtc, program, "PTX" if architecture.startswith("compute") else "CUBIN")
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return family, architecture, status == 0, log, image
+    return status == 0, log, image
+
+
+def compile_image(job):
+    """(family, architecture, succeeded, log, image)"""
+    folder, family, architecture = job
+    source = SOURCES[family].read_bytes()
+    return family, architecture, *compile_source(load_nvrtc(folder), f"{family}.cu", source, architecture)
 
 
 def usage(log):
@@ -108,6 +110,32 @@ def complaints(log):
     """Lines of the log that are no report of ptxas -v."""
     reports = ("ptxas info", "ptxas         .")
     return [line for line in log.splitlines() if line.strip() and (not line.startswith(reports) or "C7510" in line)]
+
+
+def faults_of(name, architecture, succeeded, log):
+    found = [f"{name} for {architecture}: {line}" for line in complaints(log)]
+    if not succeeded:
+        found.append(f"{name} for {architecture}: does not compile")
+    for kernel, used in usage(log).items():
+        found += [f"{kernel} for {architecture}: {used[w]} bytes of {w}" for w in ("spills", "stack") if used[w]]
+    return found
+
+
+# A check that cannot fail proves nothing: these have to.
+PLANTED = {
+    "warning": b"extern \"C\" __global__ void k(int* x) { int unused; x[0] = 0; }",
+    "spill": b"extern \"C\" __global__ void __launch_bounds__(1024, 2) k(float* x) { float v[64];"
+    b"for (int i = 0; i < 64; i++) v[i] = x[i * 99 + threadIdx.x]; __syncthreads();"
+    b"for (int i = 0; i < 64; i++) for (int j = 0; j < 64; j++) x[i * 64 + j] = v[i] * v[j]; }",
+    "error": b"extern \"C\" __global__ void k(int* x) { x[0] = y; }",
+}
+
+
+def check_planted():
+    nvrtc = load_nvrtc(nvrtc_folder())
+    for name, source in PLANTED.items():
+        if not any(name in fault for fault in faults_of("planted", "sm_80", *compile_source(nvrtc, "k.cu", source, "sm_80")[:2])):
+            sys.exit(f"kernels-check: the planted {name} was not found")
 
 
 def families(chosen):
@@ -143,16 +171,12 @@ def build(chosen):
 
 
 def check(chosen):
+    check_planted()
     faults, kernels = [], {}
     for family, architecture, succeeded, log, _ in compile_all(chosen):
-        faults += [f"{family} for {architecture}: {line}" for line in complaints(log)]
-        if not succeeded:
-            faults.append(f"{family} for {architecture}: does not compile")
+        faults += faults_of(family, architecture, succeeded, log)
         for kernel, used in usage(log).items():
             kernels.setdefault((family, kernel), {})[architecture] = used
-            for what in ("spills", "stack"):
-                if used[what]:
-                    faults.append(f"{kernel} for {architecture}: {used[what]} bytes of {what}")
     columns = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm")]
     print(f"{'registers':<40}" + "".join(f"{column:>8}" for column in columns) + "  shared  spills")
     for (family, kernel), by_architecture in sorted(kernels.items()):
