@@ -39,7 +39,7 @@ DEVICE void attention(const T* q, const T* k, const T* v, T* y, const AttentionS
 
     float sums[OUT][4] = {};
     float maximum[2] = {HIDDEN, HIDDEN}, total[2] = {0.0f, 0.0f};
-    const float scale = s.scale * 1.4426950408889634f;  // log2(e), for powers of two
+    const float scale = exponent_scale(s);
     const u32 query = first_query + warp * 16 + lane / 4;
     for (u32 first = 0; first < keys; first += KEYS) {
         copy_tokens<T, Layout, CHUNKS, KEYS, THREADS, ALIGNED>(v_tile, v, first, s.keys, s.v_stride, s.head_size);
@@ -67,20 +67,27 @@ DEVICE void attention(const T* q, const T* k, const T* v, T* y, const AttentionS
         }
         cp_async_commit();
 
+        if (has_hidden(first_query, first, KEYS, s)) {
+            UNROLL
+            for (int j = 0; j < KEYS / 8; j++) {
+                UNROLL
+                for (int i = 0; i < 4; i++) {
+                    const u32 key = first + j * 8 + lane % 4 * 2 + i % 2;
+                    scores[j][i] = visible(scores[j][i], query + i / 2 * 8, key, s);
+                }
+            }
+        }
         float tile_maximum[2] = {HIDDEN, HIDDEN};
         UNROLL
         for (int j = 0; j < KEYS / 8; j++) {
             UNROLL
-            for (int i = 0; i < 4; i++) {
-                scores[j][i] =
-                    visible(scores[j][i] * scale, query + i / 2 * 8, first + j * 8 + lane % 4 * 2 + i % 2, s);
-                tile_maximum[i / 2] = fmaxf(tile_maximum[i / 2], scores[j][i]);
-            }
+            for (int i = 0; i < 4; i++) tile_maximum[i / 2] = fmaxf(tile_maximum[i / 2], scores[j][i]);
         }
-        float shrink[2];
+        float shrink[2], offset[2];
         UNROLL
         for (int r = 0; r < 2; r++) {
-            shrink[r] = raise_maximum(maximum[r], warp_max<4>(tile_maximum[r]));
+            shrink[r] = raise_maximum(maximum[r], warp_max<4>(tile_maximum[r]), scale);
+            offset[r] = maximum[r] * scale;
             total[r] *= shrink[r];
         }
         UNROLL
@@ -94,7 +101,7 @@ DEVICE void attention(const T* q, const T* k, const T* v, T* y, const AttentionS
         for (int j = 0; j < KEYS / 8; j++) {
             UNROLL
             for (int i = 0; i < 4; i++) {
-                scores[j][i] = fast_exp2(scores[j][i] - maximum[i / 2]);
+                scores[j][i] = fast_exp2(scores[j][i] * scale - offset[i / 2]);
                 total[i / 2] += scores[j][i];
             }
             probabilities[j / 2][j % 2 * 2] = pack2<T>(scores[j][0], scores[j][1]);

@@ -42,15 +42,23 @@ DEVICE void copy_tokens(unsigned char* tile, const T* from, u32 first, u32 token
 // In place of the score of a hidden key, and of a maximum before there is one: its exponential is 0 beside any other's.
 constexpr float HIDDEN = -3.0e38f;
 
-// The score, unless the key is hidden or does not exist. `query` and `key` are those of scores[0].
+// Whether some of the keys from `first` on are hidden from some of the queries from `first_query` on: only there do
+// scores have to be looked at one by one.
+DEVICE bool has_hidden(u32 first_query, u32 first, u32 keys_of_tile, const AttentionShape& s) {
+    return first + keys_of_tile > s.keys || (s.causal && first + keys_of_tile > first_query + 1);
+}
+
+// The score, unless the key is hidden or does not exist.
 DEVICE float visible(float score, u32 query, u32 key, const AttentionShape& s) {
     return key >= s.keys || (s.causal && key > query) ? HIDDEN : score;
 }
 
-// The largest score of a row when those of a tile have come, and the factor for what was summed before it. In units of
-// log2(e): exponentials are powers of two.
-DEVICE float raise_maximum(float& maximum, float of_tile) {
+// Scores and maxima are kept as products of q and k; this factor makes an exponential of a difference one power of two.
+DEVICE float exponent_scale(const AttentionShape& s) { return s.scale * 1.4426950408889634f; }
+
+// The largest score of a row when those of a tile have come, and the factor for what was summed before.
+DEVICE float raise_maximum(float& maximum, float of_tile, float scale) {
     const float before = maximum;
     maximum = fmaxf(before, of_tile);
-    return fast_exp2(before - maximum);
+    return fast_exp2((before - maximum) * scale);
 }

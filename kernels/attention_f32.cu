@@ -36,7 +36,7 @@ KERNEL(attention_f32, THREADS, 1)
 
     float sums[COLUMNS] = {};
     float maximum = HIDDEN, total = 0.0f;
-    const float scale = s.scale * 1.4426950408889634f;
+    const float scale = exponent_scale(s);
     // All warps walk the same tiles, for the barriers.
     const u32 last_query = (blockIdx.x + 1) * QUERIES < s.queries ? (blockIdx.x + 1) * QUERIES : s.queries;
     const u32 keys = s.causal ? last_query : s.keys;
@@ -45,12 +45,12 @@ KERNEL(attention_f32, THREADS, 1)
         sync_block();  // k is there, and the query
         float score = 0.0f;
         for (u32 i = 0; i < d; i++) score += own_query[i] * tile[lane * (d | 1) + i];
-        score = visible(score * scale, query, first + lane, s);
+        score = visible(score, query, first + lane, s);
         sync_block();  // nobody reads k any more
         copy_keys(tile, v, first, s.v_stride, s);
 
-        const float shrink = raise_maximum(maximum, warp_max(score));
-        const float probability = fast_exp2(score - maximum);
+        const float shrink = raise_maximum(maximum, warp_max(score), scale);
+        const float probability = fast_exp2((score - maximum) * scale);
         total = total * shrink + probability;
         probabilities[lane] = probability;
         UNROLL

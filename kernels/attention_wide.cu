@@ -42,7 +42,7 @@ template <class T> DEVICE void attention_wide(const T* q, const T* k, const T* v
 
     float sums[COLUMNS / 8][4] = {};
     float maximum[2] = {HIDDEN, HIDDEN}, total[2] = {0.0f, 0.0f};  // total: of this warp's keys
-    const float scale = s.scale * 1.4426950408889634f;
+    const float scale = exponent_scale(s);
     for (u32 first = 0; first < keys; first += KEYS) {
         copy_tokens<T, Layout, CHUNKS, KEYS, THREADS, true>(v_tile, v, first, s.keys, s.v_stride, s.head_size);
         cp_async_commit();
@@ -62,7 +62,7 @@ template <class T> DEVICE void attention_wide(const T* q, const T* k, const T* v
         UNROLL
         for (int i = 0; i < 4; i++) {
             const u32 key = first + share * 8 + lane % 4 * 2 + i % 2;
-            scores[i] = visible(scores[i] * scale, first_query + row + i / 2 * 8, key, s);
+            scores[i] = visible(scores[i], first_query + row + i / 2 * 8, key, s);
         }
         UNROLL
         for (int r = 0; r < 2; r++) {
@@ -82,8 +82,10 @@ template <class T> DEVICE void attention_wide(const T* q, const T* k, const T* v
             float of_tile = of_rows[0][row + r * 8];
             UNROLL
             for (int i = 1; i < SHARERS; i++) of_tile = fmaxf(of_tile, of_rows[i][row + r * 8]);
-            shrink[r] = raise_maximum(maximum[r], of_tile);
-            const float low = fast_exp2(scores[2 * r] - maximum[r]), high = fast_exp2(scores[2 * r + 1] - maximum[r]);
+            shrink[r] = raise_maximum(maximum[r], of_tile, scale);
+            const float offset = maximum[r] * scale;
+            const float low = fast_exp2(scores[2 * r] * scale - offset);
+            const float high = fast_exp2(scores[2 * r + 1] * scale - offset);
             total[r] = total[r] * shrink[r] + low + high;
             u32* to = reinterpret_cast<u32*>(probabilities + ProbabilityLayout::offset(row + r * 8, share));
             to[lane % 4] = pack2<T>(low, high);
