@@ -10,7 +10,7 @@ int main(int count, char** arguments) {
     for (u32 i = 0; i < tiles * 256; i++) expected[63 - i % 256 / 4] += x[i];
     in_every_schedule([&] {
         Buffer<float> y(64);
-        launch(arguments[1], blocks(1), 64, 0, x.data(), y.data(), u32(tiles));
+        launch(arguments[1], blocks(test_name() == "blocks_collide" ? 2 : 1), 64, 0, x.data(), y.data(), u32(tiles));
         expect_close(y, expected, 1e-6);
     });
     printf("ok     %s\n", arguments[1]);

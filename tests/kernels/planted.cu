@@ -1,7 +1,8 @@
 // Mistakes on purpose, each of which the emulator has to catch; and the same kernel without one. See plant.cpp.
 //
 // x is [tiles, 256] floats and y [64]: y[t] = Σ over tiles of values 4t' to 4t' + 3, where t' = 63 - t: each thread
-// sums what another one copied. Launch: one block of 64 threads.
+// sums what another one copied, and leaves writing to its neighbour. Launch: one block of 64 threads; blocks_collide:
+// two.
 #include "gpu.cuh"
 
 enum Mistake {
@@ -9,6 +10,8 @@ enum Mistake {
     NO_WAIT,
     NO_BARRIER_BEFORE_READING,
     NO_BARRIER_AFTER_READING,
+    NO_WARP_BARRIER,
+    BLOCKS_COLLIDE,
     DIVERGENT_BARRIER,
     READ_PAST_THE_END,
     WRITE_PAST_THE_END,
@@ -42,14 +45,15 @@ template <Mistake MISTAKE> DEVICE void sum_tiles(const float* x, float* y, u32 t
         for (u32 i = 0; i < 4; i++) sum += stages[tile % 2 * TILE + other * 4 + i];
         if (MISTAKE != NO_BARRIER_AFTER_READING) sync_block();
     }
-    if (MISTAKE == DIVERGENT_BARRIER && thread == 5) {
-        sync_block();
-    } else {
-        sync_warp();
-    }
     if (MISTAKE == READ_PAST_THE_END) sum += 0.0f * x[tiles * TILE + thread];
     if (MISTAKE == SHARED_PAST_THE_END && thread == 63) sum += 0.0f * stages[2 * TILE + 1];
-    y[thread] = sum;
+    stages[thread] = sum;
+    if (MISTAKE == DIVERGENT_BARRIER && thread == 5) {
+        sync_block();
+    } else if (MISTAKE != NO_WARP_BARRIER) {
+        sync_warp();
+    }
+    y[thread ^ 1] = stages[thread ^ 1];
     if (MISTAKE == WRITE_PAST_THE_END && thread == 63) y[THREADS] = sum;
 }
 
@@ -60,6 +64,8 @@ MAKE(none, NONE)
 MAKE(no_wait, NO_WAIT)
 MAKE(no_barrier_before_reading, NO_BARRIER_BEFORE_READING)
 MAKE(no_barrier_after_reading, NO_BARRIER_AFTER_READING)
+MAKE(no_warp_barrier, NO_WARP_BARRIER)
+MAKE(blocks_collide, BLOCKS_COLLIDE)
 MAKE(divergent_barrier, DIVERGENT_BARRIER)
 MAKE(read_past_the_end, READ_PAST_THE_END)
 MAKE(write_past_the_end, WRITE_PAST_THE_END)
