@@ -31,6 +31,7 @@ DEVICE void conv2d(const T* x, const T* w, const Epilogue<T>& epilogue, float* p
     REGISTER_KERNEL(kernel, tile::THREADS)
 #define FOR_TYPE(name, T)                                        \
     CONV2D(conv2d_##name##_128x160, T, Tile128x160, ConvRows, 2) \
+    CONV2D(conv2d_##name##_128x128, T, Tile128x128, ConvRows, 2) \
     CONV2D(conv2d_##name##_64x160, T, Tile64x160, ConvRows, 3)   \
     CONV2D(conv2d_##name##_64x64, T, Tile64x64, ConvRows, 4)     \
     CONV2D(conv2d_gather_##name, T, Tile64x64, GatheredRows, 2)

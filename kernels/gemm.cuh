@@ -40,9 +40,10 @@ template <int ROWS_, int COLUMNS_, int WARPS_DOWN_, int WARPS_ACROSS_, int STAGE
     static_assert(THREADS / 32 * 16 * SUM_STRIDE * 4 <= SHARED_BYTES);
 };
 
-// Channels of diffusion models are multiples of 160 or of 128; 160 columns leave few blocks of a wave idle. The smaller
-// tiles are for few rows, where the larger would not give every multiprocessor a block.
+// Channels of U-Nets are multiples of 160, whose tiles leave few multiprocessors of a wave idle; a VAE's are multiples
+// of 128. The smaller tiles are for few rows, where the larger would not give every multiprocessor a block.
 using Tile128x160 = Tile<128, 160, 4, 2, 4>;  // 256 threads, 73728 bytes of shared memory
+using Tile128x128 = Tile<128, 128, 4, 2, 4>;  // 256 threads, 65536 bytes
 using Tile64x160 = Tile<64, 160, 2, 2, 4>;    // 128 threads, 57344 bytes
 using Tile64x64 = Tile<64, 64, 2, 2, 4>;      // 128 threads, 32768 bytes
 

@@ -96,6 +96,7 @@ template <class T> static void check_tiles(const Conv& c) {
     const std::string type = Type<T>::name;
     if (c.c_in % 8 == 0) {
         check_conv<T>("conv2d_" + type + "_128x160", {128, 160, 1}, 256, 73728, c);
+        check_conv<T>("conv2d_" + type + "_128x128", {128, 128, 1}, 256, 65536, c);
         check_conv<T>("conv2d_" + type + "_64x160", {64, 160, 1}, 128, 57344, c);
         check_conv<T>("conv2d_" + type + "_64x64", {64, 64, 1}, 128, 32768, c);
     }
