@@ -2501,100 +2501,6 @@ typedef int32_t (
     float *unconditional, void *user_data);
 
 /**
- * Facts about one of the samplers there are. The strings are static: valid for ever.
- * \since 0.1.0
- */
-typedef struct diffusion_sampler_info {
-    /** sizeof(diffusion_sampler_info), set by the caller */
-    uint32_t struct_size;
-    /** The sampler. */
-    diffusion_sampler_id sampler;
-    /** Order of accuracy: the error falls with steps^-order. */
-    uint32_t order;
-    /** Evaluations of the model a step. */
-    uint32_t evaluations;
-    /** 1 if it draws fresh noise at its default settings, else 0. */
-    int32_t stochastic;
-    /** 0 */
-    uint32_t reserved;
-    /** The name options use, such as "dpmpp_2m". */
-    const char *name;
-    /** The paper and where in it, or the code that defined it. */
-    const char *source;
-    /** When to use it: one line. */
-    const char *summary;
-} diffusion_sampler_info;
-/** A diffusion_sampler_info with struct_size set and all else zero. */
-#define DIFFUSION_SAMPLER_INFO_INIT \
-    { sizeof(diffusion_sampler_info), 0, 0, 0, 0, 0, NULL, NULL, NULL }
-
-/**
- * How many samplers there are.
- *
- * \returns The number of samplers; diffusion_sampler_get_info() takes 0 to one less.
- * \threadsafety Any thread.
- * \since 0.1.0
- */
-DIFFUSION_API size_t diffusion_sampler_count(void);
-
-/**
- * Tells what a sampler is, so that bindings and user interfaces need no list of their own.
- *
- * \param index 0 to diffusion_sampler_count() - 1. Not the sampler's number.
- * \param info Receives the facts; the caller sets struct_size before.
- * \param error Receives the error on failure, else NULL; may be NULL.
- * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
- * \threadsafety Any thread.
- * \since 0.1.0
- */
-DIFFUSION_API DIFFUSION_MUST_USE
-diffusion_status diffusion_sampler_get_info(
-    size_t index, diffusion_sampler_info *info, diffusion_error **error);
-
-/**
- * Facts about one of the sigma schedules there are. The strings are static: valid for ever.
- * \since 0.1.0
- */
-typedef struct diffusion_sigma_schedule_info {
-    /** sizeof(diffusion_sigma_schedule_info), set by the caller */
-    uint32_t struct_size;
-    /** The sigma schedule. */
-    diffusion_sigma_schedule sigma_schedule;
-    /** The name options use, such as "karras". */
-    const char *name;
-    /** The paper and where in it, or the code that defined it. */
-    const char *source;
-    /** What it does and when to use it: one line. */
-    const char *summary;
-} diffusion_sigma_schedule_info;
-/** A diffusion_sigma_schedule_info with struct_size set and all else zero. */
-#define DIFFUSION_SIGMA_SCHEDULE_INFO_INIT \
-    { sizeof(diffusion_sigma_schedule_info), 0, NULL, NULL, NULL }
-
-/**
- * How many sigma schedules there are.
- *
- * \returns The number of sigma schedules; diffusion_sigma_schedule_get_info() takes 0 to one less.
- * \threadsafety Any thread.
- * \since 0.1.0
- */
-DIFFUSION_API size_t diffusion_sigma_schedule_count(void);
-
-/**
- * Tells what a sigma schedule is.
- *
- * \param index 0 to diffusion_sigma_schedule_count() - 1. Not the schedule's number.
- * \param info Receives the facts; the caller sets struct_size before.
- * \param error Receives the error on failure, else NULL; may be NULL.
- * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
- * \threadsafety Any thread.
- * \since 0.1.0
- */
-DIFFUSION_API DIFFUSION_MUST_USE
-diffusion_status diffusion_sigma_schedule_get_info(
-    size_t index, diffusion_sigma_schedule_info *info, diffusion_error **error);
-
-/**
  * Plans a way from noise to samples for a model of a schedule.
  *
  * \param schedule What the model was trained on. The sampler takes what it needs of it.
@@ -2828,6 +2734,100 @@ DIFFUSION_API void diffusion_sampler_free(diffusion_sampler *sampler);
 DIFFUSION_API DIFFUSION_MUST_USE
 diffusion_status diffusion_noise_fill(
     diffusion_noise noise, uint64_t seed, float *out, size_t count, diffusion_error **error);
+
+/**
+ * Facts about one of the samplers there are. The strings are static: valid for ever.
+ * \since 0.1.0
+ */
+typedef struct diffusion_sampler_info {
+    /** sizeof(diffusion_sampler_info), set by the caller */
+    uint32_t struct_size;
+    /** The sampler. */
+    diffusion_sampler_id sampler;
+    /** Order of accuracy: the error falls with steps^-order. */
+    uint32_t order;
+    /** Evaluations of the model a step. */
+    uint32_t evaluations;
+    /** 1 if it draws fresh noise at its default settings, else 0. */
+    int32_t stochastic;
+    /** 0 */
+    uint32_t reserved;
+    /** The name options use, such as "dpmpp_2m". */
+    const char *name;
+    /** The paper and where in it, or the code that defined it. */
+    const char *source;
+    /** When to use it: one line. */
+    const char *summary;
+} diffusion_sampler_info;
+/** A diffusion_sampler_info with struct_size set and all else zero. */
+#define DIFFUSION_SAMPLER_INFO_INIT \
+    { sizeof(diffusion_sampler_info), 0, 0, 0, 0, 0, NULL, NULL, NULL }
+
+/**
+ * How many samplers there are.
+ *
+ * \returns The number of samplers; diffusion_sampler_get_info() takes 0 to one less.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API size_t diffusion_sampler_count(void);
+
+/**
+ * Tells what a sampler is, so that bindings and user interfaces need no list of their own.
+ *
+ * \param index 0 to diffusion_sampler_count() - 1. Not the sampler's number.
+ * \param info Receives the facts; the caller sets struct_size before.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sampler_get_info(
+    size_t index, diffusion_sampler_info *info, diffusion_error **error);
+
+/**
+ * Facts about one of the sigma schedules there are. The strings are static: valid for ever.
+ * \since 0.1.0
+ */
+typedef struct diffusion_sigma_schedule_info {
+    /** sizeof(diffusion_sigma_schedule_info), set by the caller */
+    uint32_t struct_size;
+    /** The sigma schedule. */
+    diffusion_sigma_schedule sigma_schedule;
+    /** The name options use, such as "karras". */
+    const char *name;
+    /** The paper and where in it, or the code that defined it. */
+    const char *source;
+    /** What it does and when to use it: one line. */
+    const char *summary;
+} diffusion_sigma_schedule_info;
+/** A diffusion_sigma_schedule_info with struct_size set and all else zero. */
+#define DIFFUSION_SIGMA_SCHEDULE_INFO_INIT \
+    { sizeof(diffusion_sigma_schedule_info), 0, NULL, NULL, NULL }
+
+/**
+ * How many sigma schedules there are.
+ *
+ * \returns The number of sigma schedules; diffusion_sigma_schedule_get_info() takes 0 to one less.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API size_t diffusion_sigma_schedule_count(void);
+
+/**
+ * Tells what a sigma schedule is.
+ *
+ * \param index 0 to diffusion_sigma_schedule_count() - 1. Not the schedule's number.
+ * \param info Receives the facts; the caller sets struct_size before.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_sigma_schedule_get_info(
+    size_t index, diffusion_sigma_schedule_info *info, diffusion_error **error);
 
 /** \} */
 

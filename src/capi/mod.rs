@@ -27,7 +27,11 @@ pub mod image;
 
 pub mod schedule;
 
-pub mod sampling;
+pub mod sampler_desc;
+
+pub mod sampler;
+
+pub mod sampler_info;
 
 pub mod guidance;
 

@@ -17,10 +17,9 @@ use super::job::*;
 use super::model::*;
 use super::option::*;
 use super::request::*;
-use super::sampling::{
-    diffusion_question, diffusion_sampler_desc, diffusion_sampler_info, diffusion_sampler_plan,
-    diffusion_sigma_schedule_info,
-};
+use super::sampler::{diffusion_question, diffusion_sampler_plan};
+use super::sampler_desc::diffusion_sampler_desc;
+use super::sampler_info::{diffusion_sampler_info, diffusion_sigma_schedule_info};
 use super::schedule::{diffusion_schedule_desc, diffusion_schedule_info};
 use super::session::*;
 use super::version::*;
