@@ -15,7 +15,7 @@ export CC CXX
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo lib examples test check header docs bench kernels kernels-check install uninstall clean \
-        setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents test-kernels
+        setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents test-training test-kernels
 
 ## help: this list
 help:
@@ -61,7 +61,7 @@ check: test-format test-lint
 	@echo "== check: all passed"
 
 ## test: everything a change must pass; stops at the first failure
-test: setup test-format test-lint test-documents test-kernels lib test-header test-symbols test-examples test-capi test-install test-panics test-rust
+test: setup test-format test-lint test-documents test-training test-kernels lib test-header test-symbols test-examples test-capi test-install test-panics test-rust
 
 setup:
 	@tools/setup.sh
@@ -78,6 +78,11 @@ test-documents:
 	@echo "== links in the documents, crates in NOTICE"
 	@tests/links.sh
 	@tests/notice.sh
+
+# Standard library only: what trains the default model needs more, and is run by hand.
+test-training:
+	@echo "== data of the default model: captions, held-out splits, refusals"
+	@python3 tools/default_model/test_offline.py --quiet
 
 test-kernels:
 	@echo "== CUDA kernels, on an emulated GPU: every schedule, watched for races, AddressSanitizer and UBSan"
