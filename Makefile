@@ -15,7 +15,7 @@ export CC CXX
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo lib examples test check header docs bench kernels kernels-check install uninstall clean \
-        setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents test-training test-kernels
+        setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents test-training test-kernels test-driver
 
 ## help: this list
 help:
@@ -61,7 +61,7 @@ check: test-format test-lint
 	@echo "== check: all passed"
 
 ## test: everything a change must pass; stops at the first failure
-test: setup test-format test-lint test-documents test-training test-kernels lib test-header test-symbols test-examples test-capi test-install test-panics test-rust
+test: setup test-format test-lint test-documents test-training test-kernels test-driver lib test-header test-symbols test-examples test-capi test-install test-panics test-rust
 
 setup:
 	@tools/setup.sh
@@ -69,6 +69,7 @@ setup:
 test-format:
 	@echo "== format"
 	@$(CARGO) fmt --check
+	@$(CARGO) fmt --check --manifest-path tests/driver/Cargo.toml
 
 test-lint:
 	@echo "== lint"
@@ -87,6 +88,13 @@ test-training:
 test-kernels:
 	@echo "== CUDA kernels, on an emulated GPU: every schedule, watched for races, AddressSanitizer and UBSan"
 	@tests/kernels/run.sh plain watch asan
+
+## test-driver: build the stand-in CUDA driver into build/tests/driver, and test it through cudarc
+test-driver:
+	@echo "== stand-in CUDA driver and cuBLASLt, through cudarc"
+	@$(MAKE) --no-print-directory -C tests/driver -j "$$(nproc)"
+	@LD_LIBRARY_PATH=$(CURDIR)/build/tests/driver/cuda:$(CURDIR)/build/tests/driver/cublaslt \
+	    $(CARGO) test --quiet --locked --manifest-path tests/driver/Cargo.toml --target-dir build/driver-tests
 
 test-header:
 	@echo "== header: as src/capi says, alone in C and C++, layout, foreign-function parsers"
