@@ -143,11 +143,9 @@ impl Run {
             let x = self.value(evaluate.x)?;
             let scale = evaluate.input_scale;
             // Unscaled input is passed on to the bit.
-            let mut input = std::mem::take(&mut self.input);
-            for (input, x) in input.iter_mut().zip(&self.places[x]) {
+            for (input, x) in self.input.iter_mut().zip(&self.places[x]) {
                 *input = (scale * f64::from(*x)) as f32;
             }
-            self.input = input;
             self.asked = true;
         }
         let NoiseLevel { alpha, sigma } = evaluate.level;
@@ -184,7 +182,8 @@ impl Run {
         self.store(evaluate, prediction, unconditional, &plan)?;
         self.asked = false;
         self.next += 1;
-        self.finish_step(&plan)
+        self.finish_step(&plan);
+        Ok(())
     }
 
     /// Takes one step: asks `denoise` as often as the sampler needs. Does nothing when every step is done.
@@ -267,14 +266,13 @@ impl Run {
     }
 
     /// [`Run::advance`], and past the end of a step if one is reached.
-    fn finish_step(&mut self, plan: &Plan) -> Result<()> {
+    fn finish_step(&mut self, plan: &Plan) {
         self.advance(plan);
         if let Some(Op::EndStep { latents }) = plan.program().ops().get(self.next) {
             self.latents = *latents;
             self.step += 1;
             self.next += 1;
         }
-        Ok(())
     }
 
     fn combine(&mut self, place: usize, terms: &[(f64, Value)], plan: &Plan) {
