@@ -166,6 +166,12 @@ pub trait Tensor: Send + Sync {
     fn shape(&self) -> Shape;
 }
 
+/// What [`Backend::repeat`] computes with: values of the host, or of the device.
+pub enum Input<'a, T> {
+    Host(Shape, &'a [f32]),
+    Device(&'a T),
+}
+
 /// A device, its memory pool and its queue of work. Cheap to clone; clones share the pool.
 ///
 /// Prepared weights ([`Backend::Linear`] and so on) belong to the device, not to the pool, and are shared by
@@ -181,6 +187,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     type Affine: Send + Sync;
     /// A prepared table `[entries, c]`.
     type Embedding: Send + Sync;
+    /// What [`Backend::repeat`] keeps from one call to the next.
+    type Repeated: Default + Send;
 
     /// The same device with a pool of its own: what a session computes with.
     fn session(&self) -> Result<Self>;
@@ -205,6 +213,23 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn upload(&self, shape: Shape, values: &[f32]) -> Result<Self::Tensor>;
     /// Copies device values to the host. `out.len()` is the tensor's length.
     fn download(&self, x: &Self::Tensor, out: &mut [f32]) -> Result<()>;
+
+    /// The values from `offset` on as a tensor of `shape`. It may share memory with `x`, which no operation changes.
+    fn view(&self, x: &Self::Tensor, offset: usize, shape: Shape) -> Result<Self::Tensor>;
+
+    /// Runs `body` on `inputs` and copies its result to `out`.
+    ///
+    /// A later call with the same `state` may replay the work that an earlier one recorded on the device, without
+    /// running `body`. So the shapes of the inputs and all that `body` does but for their values must stay the same,
+    /// `body` neither uploads nor downloads, and the tensors and weights that it borrows outlive `state`. After an error
+    /// `state` starts anew.
+    fn repeat(
+        &self,
+        state: &mut Self::Repeated,
+        inputs: &[Input<'_, Self::Tensor>],
+        body: &dyn Fn(&[Self::Tensor]) -> Result<Self::Tensor>,
+        out: &mut [f32],
+    ) -> Result<()>;
 
     /// `[.., in] → [.., out]`.
     fn linear(
@@ -272,4 +297,19 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> Result<Self::Tensor>;
     /// One token of each sequence: `index[i]` of image `i`, as `[n, 1, 1, c]`.
     fn select_tokens(&self, x: &Self::Tensor, index: &[usize]) -> Result<Self::Tensor>;
+}
+
+/// [`Backend::repeat`] for devices that record nothing.
+fn run_once<B: Backend>(
+    b: &B,
+    inputs: &[Input<'_, B::Tensor>],
+    body: &dyn Fn(&[B::Tensor]) -> Result<B::Tensor>,
+    out: &mut [f32],
+) -> Result<()> {
+    let place = |input: &Input<'_, B::Tensor>| match *input {
+        Input::Host(shape, values) => b.upload(shape, values),
+        Input::Device(tensor) => b.view(tensor, 0, tensor.shape()),
+    };
+    let inputs = inputs.iter().map(place).collect::<Result<Vec<_>>>()?;
+    b.download(&body(&inputs)?, out)
 }

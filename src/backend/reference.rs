@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use super::{Activation, Backend, ConvGeometry, DType, Epilogue, Shape, Tensor, Weight};
+use super::{Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, run_once};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
 
@@ -195,6 +195,7 @@ impl Backend for Reference {
     type Conv2d = Conv2d;
     type Affine = Affine;
     type Embedding = Embedding;
+    type Repeated = ();
 
     fn session(&self) -> Result<Self> {
         Ok(Self::default())
@@ -255,6 +256,23 @@ impl Backend for Reference {
         }
         out.copy_from_slice(&x.values);
         Ok(())
+    }
+
+    fn view(&self, x: &HostTensor, offset: usize, shape: Shape) -> Result<HostTensor> {
+        let Some(values) = x.values.get(offset..).and_then(|rest| rest.get(..shape.len())) else {
+            bail!(Internal, "view: {shape} from {offset} of {}", x.shape);
+        };
+        Ok(HostTensor { shape, values: values.to_vec() })
+    }
+
+    fn repeat(
+        &self,
+        (): &mut (),
+        inputs: &[Input<'_, HostTensor>],
+        body: &dyn Fn(&[HostTensor]) -> Result<HostTensor>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        run_once(self, inputs, body, out)
     }
 
     fn linear(

@@ -26,7 +26,7 @@ use self::pack::Packed;
 use self::pool::{Block, Buffer, Memory, Pool};
 use self::simd::Simd;
 use self::threads::ThreadPool;
-use super::{Activation, Backend, ConvGeometry, DType, Epilogue, Shape, Tensor, Weight};
+use super::{Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, run_once};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
 use crate::util::limits;
@@ -51,7 +51,9 @@ struct Device {
 /// An activation on the CPU.
 pub struct CpuTensor {
     shape: Shape,
-    block: Block,
+    /// Where its values start in the block, which views share.
+    offset: usize,
+    block: Arc<Block>,
 }
 
 /// A packed linear layer.
@@ -139,7 +141,7 @@ impl Cpu {
         let Some(bytes) = bytes else {
             bail!(OutOfMemory, "{operation}: {shape} is more memory than can be addressed");
         };
-        Ok(CpuTensor { shape, block: self.pool.take(bytes, operation)? })
+        Ok(CpuTensor { shape, offset: 0, block: Arc::new(self.pool.take(bytes, operation)?) })
     }
 
     /// Runs `body(task, slot)` for every task, see [`ThreadPool::run`].
@@ -211,11 +213,15 @@ impl Scratch {
 
 impl CpuTensor {
     fn values(&self) -> &[f32] {
-        self.block.f32(self.shape.len())
+        &self.block.f32(self.offset + self.shape.len())[self.offset..]
     }
 
+    /// Of a tensor that was just made, so that nothing shares its memory yet.
     fn values_mut(&mut self) -> &mut [f32] {
-        self.block.f32_mut(self.shape.len())
+        match Arc::get_mut(&mut self.block) {
+            Some(block) => block.f32_mut(self.shape.len()),
+            None => unreachable!("an operation's result is shared before it is written"),
+        }
     }
 }
 
@@ -278,6 +284,7 @@ impl Backend for Cpu {
     type Conv2d = CpuConv2d;
     type Affine = CpuAffine;
     type Embedding = CpuEmbedding;
+    type Repeated = ();
 
     fn session(&self) -> Result<Self> {
         let pool = Pool::new(&self.device.memory);
@@ -348,6 +355,24 @@ impl Backend for Cpu {
         }
         out.copy_from_slice(x.values());
         Ok(())
+    }
+
+    fn view(&self, x: &CpuTensor, offset: usize, shape: Shape) -> Result<CpuTensor> {
+        self.cancel.check()?;
+        if offset.checked_add(shape.len()).is_none_or(|end| end > x.shape.len()) {
+            bail!(Internal, "view: {shape} from {offset} of {}", x.shape);
+        }
+        Ok(CpuTensor { shape, offset: x.offset + offset, block: Arc::clone(&x.block) })
+    }
+
+    fn repeat(
+        &self,
+        (): &mut (),
+        inputs: &[Input<'_, CpuTensor>],
+        body: &dyn Fn(&[CpuTensor]) -> Result<CpuTensor>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        run_once(self, inputs, body, out)
     }
 
     fn linear(
