@@ -94,6 +94,8 @@ fn a_view_may_start_anywhere() {
         for offset in [0, 1, 8, 70, shape.len() - inner.len()] {
             let view = cuda.view(&x, offset, inner).unwrap();
             let nested = cuda.view(&view, 4, Shape::vector(1, 3)).unwrap();
+            // The stand-in would read from anywhere, a GPU would not.
+            assert!([&view, &nested].iter().all(|view| view.pointer().is_multiple_of(16)));
             let sum = cuda.add(&view, &view).unwrap();
             let expected: Vec<f32> = all[offset..][..inner.len()].iter().map(|x| x + x).collect();
             assert_eq!(values_of(&cuda, &sum), expected);

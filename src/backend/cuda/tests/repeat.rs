@@ -74,16 +74,18 @@ fn a_warm_step_allocates_nothing() {
     let Some(stand_in) = StandIn::take() else { return };
     let cuda = gpu(Precision::F16);
     let other = cuda.upload(SHAPE, &values(SHAPE)).unwrap();
+    // What other work has left, which no step has use for.
+    drop(cuda.scratch(1 << 20, "x").unwrap());
     let mut state = CudaRepeated::default();
     image(&cuda, &mut state, &other, 1).unwrap();
-    let warm = (stand_in.get("allocations"), stand_in.get("pinned_allocations"), cuda.memory_used());
+    let calls = || ["allocations", "frees", "pinned_allocations"].map(|name| stand_in.get(name));
+    let warm = (calls(), cuda.memory_used());
     image(&cuda, &mut state, &other, 4).unwrap();
     drop(state);
     // The next image.
     let mut state = CudaRepeated::default();
     image(&cuda, &mut state, &other, 4).unwrap();
-    let now = (stand_in.get("allocations"), stand_in.get("pinned_allocations"), cuda.memory_used());
-    assert_eq!(now, warm);
+    assert_eq!((calls(), cuda.memory_used()), warm);
 }
 
 /// The memory of a recording is not lent to others while it may be replayed, and goes back after.
@@ -171,7 +173,8 @@ fn a_cancelled_step_stops() {
     let Some(_stand_in) = StandIn::take() else { return };
     for steps in 0..4 {
         let cancel = Cancel::default();
-        let cuda = gpu(Precision::F16);
+        let (log, heard) = listener();
+        let cuda = Cuda::new(&Options { log, ..Options::default() }).unwrap();
         let job = cuda.with_cancel(&cancel);
         let other = job.upload(SHAPE, &values(SHAPE)).unwrap();
         let mut state = CudaRepeated::default();
@@ -189,7 +192,39 @@ fn a_cancelled_step_stops() {
         }
         let error = job.repeat(&mut state, &inputs, &body, &mut out).err().unwrap();
         assert_eq!(error.status(), Status::Cancelled, "after {steps} steps");
+        assert_eq!(*heard.lock().unwrap(), [""; 0], "after {steps} steps");
         // And the session is as good as before.
-        image(&cuda, &mut state, &other, 3).unwrap();
+        assert_eq!(image(&cuda, &mut state, &other, 3).unwrap().1, 2);
     }
+}
+
+/// A session that needs memory takes the reserves of all others, but for one that is recording: the driver would give
+/// that one's recording up.
+#[test]
+fn others_do_not_disturb_a_recording() {
+    let Some(stand_in) = StandIn::take() else { return };
+    let limit = Some(4 << 20);
+    let cuda = Cuda::new(&Options { memory_limit: limit, ..Options::default() }).unwrap();
+    let session = cuda.session().unwrap();
+    let x = values(SHAPE);
+    // From before the recording, so that it goes back to the session.
+    let kept = Mutex::new(vec![session.upload(SHAPE, &x).unwrap(), session.upload(SHAPE, &x).unwrap()]);
+    let body = |inputs: &[CudaTensor]| {
+        let y = session.add(&inputs[0], &inputs[0])?;
+        drop(lock(&kept).pop());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for mib in [1, 2, 3] {
+                    drop(cuda.upload(Shape::vector(mib, 1 << 18), &vec![0.0; mib << 18]).unwrap());
+                }
+            });
+        });
+        Ok(y)
+    };
+    let mut state = CudaRepeated::default();
+    let mut out = vec![0.0; SHAPE.len()];
+    for _ in 0..3 {
+        session.repeat(&mut state, &[Input::Host(SHAPE, &x)], &body, &mut out).unwrap();
+    }
+    assert_eq!(stand_in.get("graph_launches"), 2);
 }
