@@ -215,7 +215,7 @@ fn others_do_not_disturb_a_recording() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for mib in [1, 2, 3] {
-                    drop(cuda.upload(Shape::vector(mib, 1 << 18), &vec![0.0; mib << 18]).unwrap());
+                    drop(cuda.upload(Shape::vector(mib, 1 << 19), &vec![0.0; mib << 19]).unwrap());
                 }
             });
         });
