@@ -8,6 +8,8 @@
 //! Operations never panic on shapes: a mismatch is an `Internal` error that names the operation and the shapes
 //! (the loader has checked every weight against the config, so a file cannot cause one).
 
+#[cfg(test)]
+pub(crate) mod cases;
 pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
