@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::backend::AnyBackend;
 use crate::backend::cpu::Cpu;
 use crate::util::error::{Result, bail};
 use crate::util::limits;
@@ -33,8 +34,7 @@ pub struct EngineOptions {
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    backend: Cpu,
-    memory_limit: u64,
+    backend: AnyBackend,
     log: Log,
 }
 
@@ -56,13 +56,13 @@ impl Engine {
             threads => threads as usize,
         };
         let limit = (options.memory_limit != 0).then_some(options.memory_limit);
-        let backend = Cpu::new(threads, limit)?;
+        let backend = AnyBackend::Cpu(Cpu::new(threads, limit)?);
         options.log.info(format_args!(
             "engine: {}, {threads} threads, memory limit {} bytes",
             backend.description(),
             options.memory_limit
         ));
-        Ok(Self(Arc::new(Inner { backend, memory_limit: options.memory_limit, log: options.log })))
+        Ok(Self(Arc::new(Inner { backend, log: options.log })))
     }
 
     /// The device in use; never `Auto`.
@@ -92,10 +92,10 @@ impl Engine {
 
     /// The limit given at creation; 0 = none.
     pub fn memory_limit(&self) -> u64 {
-        self.0.memory_limit
+        self.0.backend.memory_limit().unwrap_or(0)
     }
 
-    pub(super) fn backend(&self) -> &Cpu {
+    pub(super) fn backend(&self) -> &AnyBackend {
         &self.0.backend
     }
 

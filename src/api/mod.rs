@@ -3,6 +3,7 @@
 //! An [`Engine`] computes, a [`Model`] holds weights, a [`Session`] runs [`Request`]s one after another, each as
 //! a [`Job`] that makes [`Image`]s. Every object keeps alive what it was made from.
 
+mod backend;
 mod engine;
 pub mod guidance;
 mod image;
