@@ -9,6 +9,7 @@
 //! (the loader has checked every weight against the config, so a file cannot cause one).
 
 pub mod cpu;
+pub mod cuda;
 #[cfg(test)]
 pub(crate) mod reference;
 
