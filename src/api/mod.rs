@@ -4,6 +4,7 @@
 //! a [`Job`] that makes [`Image`]s. Every object keeps alive what it was made from.
 
 mod backend;
+mod device;
 mod engine;
 pub mod guidance;
 mod image;
@@ -19,7 +20,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Device, Engine, EngineOptions};
+pub use device::{Device, DeviceInfo, DeviceList, Precision};
+pub use engine::{Engine, EngineOptions};
 pub use image::{Format, Image};
 pub use job::{Job, JobStage, Progress, Report};
 pub use model::Model;
