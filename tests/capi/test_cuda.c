@@ -391,6 +391,46 @@ static void a_lost_device_is_lost_alone(void) {
     diffusion_model_free(other);
 }
 
+/* A host that uses CUDA itself finds its thread as it left it. */
+static void the_callers_context_stays_current(void) {
+    REQUIRE(reset());
+    int (*get_current)(void **), (*set_current)(void *), (*retain)(void **, int), (*release)(int);
+    *(void **)&get_current = driver_function("cuCtxGetCurrent");
+    *(void **)&set_current = driver_function("cuCtxSetCurrent");
+    *(void **)&retain = driver_function("cuDevicePrimaryCtxRetain");
+    *(void **)&release = driver_function("cuDevicePrimaryCtxRelease_v2");
+    REQUIRE(get_current != NULL && set_current != NULL && retain != NULL && release != NULL);
+    void *contexts[2] = {NULL, NULL}, *current;
+    CHECK(retain(&contexts[1], 1) == 0); /* of another device than the engine's; and then none at all */
+    for (int i = 1; i >= 0; i--) {
+        CHECK(set_current(contexts[i]) == 0);
+#define STAYS(call)                                                                                                    \
+    do {                                                                                                               \
+        call;                                                                                                          \
+        current = &current;                                                                                            \
+        CHECK(get_current(&current) == 0 && current == contexts[i]);                                                   \
+    } while (0)
+        diffusion_engine_desc desc = on_device(0);
+        diffusion_engine *engine = NULL;
+        diffusion_model *model = NULL;
+        diffusion_session *session = NULL;
+        diffusion_request *r = NULL;
+        picture p;
+        STAYS(engine = new_engine(&desc));
+        STAYS(CHECK_STATUS(diffusion_model_load(engine, model_path(), NULL, &model, NULL), DIFFUSION_OK));
+        STAYS(session = new_session(model));
+        STAYS(r = new_request_for(model, 1, 0));
+        STAYS(p = session_picture(session, r));
+        picture_free(&p);
+        STAYS(diffusion_request_free(r));
+        STAYS(diffusion_session_free(session));
+        STAYS(diffusion_model_free(model));
+        STAYS(diffusion_engine_free(engine));
+#undef STAYS
+    }
+    CHECK(release(1) == 0);
+}
+
 static void sessions_run_side_by_side(void) {
     REQUIRE(reset());
     enum { SESSIONS = 3 };
@@ -424,4 +464,5 @@ TOPIC(cuda, TEST(devices_are_listed), TEST(a_device_that_does_not_exist), TEST(a
       TEST(engine_info_tells_the_gpu), TEST(pictures_are_those_of_the_cpu), TEST(the_same_seed_gives_the_same_bits),
       TEST(memory_is_told_and_comes_back), TEST(a_job_is_cancelled_while_it_runs),
       TEST(device_memory_ends_in_the_middle_of_a_job), TEST(a_device_too_small_for_the_model),
-      TEST(the_device_limit_is_kept), TEST(a_lost_device_is_lost_alone), TEST(sessions_run_side_by_side));
+      TEST(the_device_limit_is_kept), TEST(a_lost_device_is_lost_alone), TEST(sessions_run_side_by_side),
+      TEST(the_callers_context_stays_current));

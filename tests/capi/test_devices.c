@@ -76,6 +76,7 @@ static void auto_is_cuda_or_says_why_not(void) {
         /* The same again, though now the library has looked. */
         CHECK_ERROR(diffusion_engine_new(&desc, &engine, &error), error, DIFFUSION_ERROR_UNSUPPORTED, reason);
     }
+    CHECK(engine == NULL || what_is_missing()[0] == '\0');
     diffusion_engine_free(engine);
 
     heard h = {0, 0, ""};
