@@ -16,6 +16,7 @@ mod linear;
 pub mod list;
 mod matmul;
 mod norm;
+mod nvrtc;
 mod pool;
 mod repeat;
 mod staging;
