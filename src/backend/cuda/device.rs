@@ -23,6 +23,8 @@ const PLAIN_SHARED: u32 = 48 << 10;
 
 /// What all sessions on a GPU share.
 pub(super) struct Device {
+    /// In the driver's order.
+    pub(super) index: usize,
     pub(super) precision: Precision,
     /// Compute capability times ten.
     pub(super) architecture: u32,
@@ -96,6 +98,9 @@ impl Device {
             count => health.of("this machine", "CUDA", count)?,
         };
         let count = usize::try_from(count).unwrap_or(0);
+        if count == 0 {
+            bail!(Unsupported, "no NVIDIA GPU: the driver finds none in this machine");
+        }
         let ordinal = match i32::try_from(index) {
             Ok(ordinal) if index < count => ordinal,
             _ => bail!(NotFound, "CUDA device {index} does not exist, there are {count}"),
@@ -125,6 +130,7 @@ impl Device {
         health.of(&name, "opening", result::mem_get_info())?;
         let library = Library::new(&options.search, &options.log)?;
         Ok(Arc::new(Self {
+            index,
             precision: options.precision,
             architecture: major * 10 + minor,
             multiprocessors,

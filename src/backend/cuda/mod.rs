@@ -13,8 +13,10 @@ mod images;
 mod launch;
 pub mod library;
 mod linear;
+pub mod list;
 mod matmul;
 mod norm;
+mod nvrtc;
 mod pool;
 mod repeat;
 mod staging;
@@ -143,6 +145,16 @@ impl Cuda {
             workspace: Arc::default(),
             cancel: Cancel::default(),
         })
+    }
+
+    /// Which GPU, in the driver's order, from 0.
+    pub fn index(&self) -> usize {
+        self.device.index
+    }
+
+    /// The type of activations.
+    pub fn precision(&self) -> Precision {
+        self.device.precision
     }
 
     /// Bytes of device memory allocated now: weights and activations of all sessions, with what their pools hold in
