@@ -4,17 +4,19 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use cudarc::driver::result;
-use cudarc::driver::sys::{self, CUdeviceptr};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdeviceptr, CUresult};
 
 use super::device::Device;
 use super::stream::Stream;
-use crate::util::error::{Result, error};
+use crate::util::error::{Result, bail};
 
 /// What a session begins with, in bytes.
 const SMALLEST: usize = 1 << 20;
-/// Longer copies are done in pieces of at most this many bytes.
-const PIECE: usize = 16 << 20;
+/// Longer copies are done in pieces of at most this many bytes, so that the next is written while one is on its way.
+const PIECE: usize = 4 << 20;
+/// Pieces of the largest size that there is room for.
+const PIECES: usize = 4;
 /// The start of each copy, in bytes, so that values are aligned for any vector code.
 const ALIGN: usize = 64;
 
@@ -37,9 +39,12 @@ unsafe impl Send for Pinned {}
 impl Pinned {
     fn new(device: &Arc<Device>, bytes: usize) -> Result<Self> {
         // SAFETY: `Pinned` frees the memory.
-        let start = device.check("pinned memory", unsafe { result::malloc_host(bytes, 0) })?;
-        let Some(start) = NonNull::new(start.cast::<u8>()) else {
-            return Err(error!(OutOfMemory, "no pinned memory of {bytes} bytes"));
+        let start = unsafe { result::malloc_host(bytes, 0) };
+        if start == Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) {
+            bail!(OutOfMemory, "copying needs {} MiB of pinned host memory", bytes.div_ceil(1 << 20));
+        }
+        let Some(start) = NonNull::new(device.check("pinned memory", start)?.cast::<u8>()) else {
+            bail!(Device, "pinned memory: {} gave none", device.name());
         };
         // SAFETY: as many bytes were just allocated. Zeroing makes every later slice of them initialised.
         unsafe { start.write_bytes(0, bytes) };
@@ -61,7 +66,7 @@ impl Staging {
         Self { memory: None, used: 0 }
     }
 
-    /// `bytes` bytes that no copy of the stream uses, at most twice [`PIECE`].
+    /// `bytes` bytes that no copy of the stream uses.
     fn take(&mut self, stream: &Stream, device: &Arc<Device>, bytes: usize) -> Result<&mut [u8]> {
         let capacity = self.memory.as_ref().map_or(0, |memory| memory.bytes);
         if self.used + bytes > capacity {
@@ -69,7 +74,7 @@ impl Staging {
             self.used = 0;
             if bytes > capacity {
                 self.memory = None;
-                self.memory = Some(Pinned::new(device, bytes.next_power_of_two().max(SMALLEST))?);
+                self.memory = Some(Pinned::new(device, (bytes * PIECES).next_power_of_two().max(SMALLEST))?);
             }
         }
         let start = self.used;

@@ -1,6 +1,7 @@
 //! The pool and the account.
 
 use super::*;
+use crate::backend::DType;
 
 const MIB: usize = 1 << 20;
 
@@ -76,7 +77,8 @@ fn everything_may_be_dropped_anywhere() {
     let shape = Shape::vector(1, 1000);
     let x = session.upload(shape, &values(shape)).unwrap();
     let y = session.add(&x, &x).unwrap();
-    let weight = cuda.store(&[1, 2, 3], "a weight").unwrap();
+    let part = Weight { dtype: DType::F32, shape: &[2], bytes: &[0; 8] };
+    let weight = cuda.prepare_affine(part, part).unwrap();
     drop(session);
     std::thread::spawn(move || drop((weight, y))).join().unwrap();
     assert_ne!(stand_in.get("memory_in_use"), 0);
