@@ -5,6 +5,7 @@
 //! run.
 
 mod attention;
+mod callers;
 mod conv;
 mod device;
 mod elementwise;
@@ -33,6 +34,7 @@ use cudarc::driver::sys::CUdeviceptr;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+pub(crate) use self::callers::CallersContext;
 use self::device::{Device, lock};
 use self::pool::{Block, Buffer, Pool};
 pub use self::repeat::CudaRepeated;
@@ -134,6 +136,7 @@ impl Cuda {
     }
 
     fn session_of(device: Arc<Device>) -> Result<Self> {
+        let _callers = CallersContext::keep();
         device.bind()?;
         let pool = Pool::new(&device)?;
         Ok(Self {
