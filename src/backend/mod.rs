@@ -8,6 +8,8 @@
 //! Operations never panic on shapes: a mismatch is an `Internal` error that names the operation and the shapes
 //! (the loader has checked every weight against the config, so a file cannot cause one).
 
+#[cfg(test)]
+pub(crate) mod cases;
 pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
@@ -198,6 +200,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Prepares `y = x·Wᵀ + b` from `[out, in]` (or `[out, in, 1, 1]`) and `[out]`.
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<Self::Linear>;
+    /// [`Backend::prepare_linear`] for [`Backend::linear_geglu`] alone, which may want the weight in another order.
+    fn prepare_geglu(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<Self::Linear> {
+        self.prepare_linear(weight, bias)
+    }
     /// Prepares a convolution from `[out, in, kh, kw]` and `[out]`.
     fn prepare_conv2d(
         &self,

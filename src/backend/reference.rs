@@ -12,6 +12,15 @@ use crate::util::error::{Result, bail};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reference {
     cancel: Cancel,
+    /// What is uploaded is rounded to this.
+    inputs: Option<DType>,
+}
+
+impl Reference {
+    /// As a device starts that stores activations as `inputs`; results are not rounded to that.
+    pub(crate) fn with_inputs(inputs: DType) -> Self {
+        Self { inputs: Some(inputs), ..Self::default() }
+    }
 }
 
 /// A tensor in host memory, `[n, h, w, c]` row-major.
@@ -202,7 +211,7 @@ impl Backend for Reference {
     }
 
     fn with_cancel(&self, cancel: &Cancel) -> Self {
-        Self { cancel: cancel.clone() }
+        Self { cancel: cancel.clone(), ..self.clone() }
     }
 
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<Linear> {
@@ -246,7 +255,12 @@ impl Backend for Reference {
         if values.len() != shape.len() {
             bail!(Internal, "upload: {} values for {shape}", values.len());
         }
-        Ok(HostTensor { shape, values: values.to_vec() })
+        let round = |x: f32| match self.inputs {
+            Some(DType::F16) => f16::from_f32(x).to_f32(),
+            Some(DType::Bf16) => bf16::from_f32(x).to_f32(),
+            Some(DType::F32) | None => x,
+        };
+        Ok(HostTensor { shape, values: values.iter().copied().map(round).collect() })
     }
 
     fn download(&self, x: &HostTensor, out: &mut [f32]) -> Result<()> {

@@ -9,6 +9,11 @@ pub fn linear<B: Backend>(scope: &Scope<'_>, inputs: usize, outputs: usize, b: &
     b.prepare_linear(scope.tensor("weight", &[outputs, inputs])?, Some(scope.tensor("bias", &[outputs])?))
 }
 
+/// [`linear`] for GEGLU: `outputs` are values, then as many gates.
+pub fn geglu<B: Backend>(scope: &Scope<'_>, inputs: usize, outputs: usize, b: &B) -> Result<B::Linear> {
+    b.prepare_geglu(scope.tensor("weight", &[outputs, inputs])?, Some(scope.tensor("bias", &[outputs])?))
+}
+
 /// `torch.nn.Linear(bias=False)`.
 pub fn linear_no_bias<B: Backend>(
     scope: &Scope<'_>,

@@ -1,7 +1,7 @@
 //! The spatial transformer of the U-Net.
 
 use super::attention::{Attention, Projections};
-use super::layers::{GroupNorm, LayerNorm, linear, pointwise};
+use super::layers::{GroupNorm, LayerNorm, geglu, linear, pointwise};
 use crate::backend::{Backend, Epilogue};
 use crate::util::error::Result;
 use crate::weights::Scope;
@@ -145,7 +145,7 @@ impl<B: Backend> FeedForward<B> {
     fn load(scope: &Scope<'_>, channels: usize, b: &B) -> Result<Self> {
         let inner = 4 * channels;
         Ok(Self {
-            proj: linear(&scope.at("net.0.proj"), channels, 2 * inner, b)?,
+            proj: geglu(&scope.at("net.0.proj"), channels, 2 * inner, b)?,
             out: linear(&scope.at("net.2"), inner, channels, b)?,
         })
     }

@@ -272,6 +272,10 @@ API Status cublasLtMatmulPreferenceSetAttribute(void* handle, int attribute, con
     Preference* const preference = preferences.find(handle);
     if (!preference) return BLAS_INVALID_VALUE;
     if (attribute == 1) return set(preference->workspace_bytes, value, bytes);  // MAX_WORKSPACE_BYTES
+    if (attribute == 3) {  // REDUCTION_SCHEME_MASK: sums are f64 here, whatever it is
+        uint32_t mask;
+        return set(mask, value, bytes);
+    }
     if (attribute >= 5 && attribute <= 8) {                                     // MIN_ALIGNMENT_A_BYTES and on
         return set(preference->alignment[attribute - 5], value, bytes);
     }

@@ -19,3 +19,12 @@ pub fn load(_: &Search, _: &Log) -> Result<()> {
     }
     Ok(())
 }
+
+/// Loads cuBLASLt, before anything of it is used.
+pub fn load_blas(_: &Search, _: &Log) -> Result<()> {
+    // SAFETY: cuBLASLt may be loaded at any time.
+    if !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
+        bail!(Unsupported, "no cuBLASLt: libcublasLt.so was not found");
+    }
+    Ok(())
+}

@@ -25,6 +25,7 @@ pub(crate) mod stand_in;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod weights;
 
 use std::sync::{Arc, Mutex};
@@ -291,6 +292,10 @@ impl Backend for Cuda {
 
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CudaLinear> {
         weights::prepare_linear(self, weight, bias)
+    }
+
+    fn prepare_geglu(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CudaLinear> {
+        weights::prepare_geglu(self, weight, bias)
     }
 
     fn prepare_conv2d(
