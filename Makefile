@@ -110,8 +110,8 @@ test-examples: $(EXAMPLES)
 	@tests/examples.sh
 
 test-capi:
-	@echo "== C harness: plain, AddressSanitizer and UBSan, valgrind"
-	@tests/capi/run.sh build/lib plain asan valgrind
+	@echo "== C harness: plain, AddressSanitizer and UBSan, valgrind, CUDA on the stand-in driver"
+	@tests/capi/run.sh build/lib plain asan valgrind cuda
 
 test-install:
 	@echo "== install, use, uninstall"

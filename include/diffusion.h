@@ -1,4 +1,5 @@
-/* diffusion.h - libdiffusion: images from text with latent diffusion models, on the CPU.
+/* diffusion.h - libdiffusion: images from text with latent diffusion models, on CPUs
+ * and NVIDIA GPUs.
  *
  * Load a model folder in diffusers layout once, share it among sessions, submit requests, and poll,
  * wait for or cancel the jobs that come of them. The library needs no Python and no network, prints
@@ -125,6 +126,13 @@ typedef struct diffusion_error diffusion_error;
 typedef struct diffusion_engine diffusion_engine;
 
 /**
+ * The CUDA devices of a machine, as they were when the list was made. The CPU is always there and
+ * in no list.
+ * \since 0.1.0
+ */
+typedef struct diffusion_device_list diffusion_device_list;
+
+/**
  * The weights of a pipeline, loaded once, immutable, and shared by any number of sessions.
  * \since 0.1.0
  */
@@ -145,7 +153,9 @@ typedef struct diffusion_request diffusion_request;
  *
  * Sessions of one model share its weights and run side by side. After ::DIFFUSION_ERROR_INTERNAL in
  * one of its jobs a session takes no more (::DIFFUSION_ERROR_INVALID_STATE); other sessions are not
- * touched.
+ * touched. After a job that ran out of memory, the host's or the device's, it works as before.
+ * After ::DIFFUSION_ERROR_DEVICE_LOST every job of the engine fails; engines on other devices are
+ * not touched.
  * \since 0.1.0
  */
 typedef struct diffusion_session diffusion_session;
@@ -373,12 +383,34 @@ typedef int32_t diffusion_device;
 
 /** Values of ::diffusion_device. */
 enum diffusion_device_enum {
-    /** The best device there is. In this version always the CPU. */
+    /**
+     * CUDA if there is a GPU that can be used, else the CPU; the log then says at
+     * ::DIFFUSION_LOG_INFO what is missing.
+     */
     DIFFUSION_DEVICE_AUTO = 0,
     /** The CPU. */
     DIFFUSION_DEVICE_CPU = 1,
-    /** An NVIDIA GPU. ::DIFFUSION_ERROR_UNSUPPORTED in this version. */
+    /** An NVIDIA GPU of compute capability 8.0 or more, with its driver and cuBLASLt. */
     DIFFUSION_DEVICE_CUDA = 2
+};
+
+/**
+ * What activations and weights are while they are computed with: a value of
+ * ::diffusion_precision_enum. Sums, and what norms and softmax need, are f32 always.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_precision;
+
+/** Values of ::diffusion_precision. */
+enum diffusion_precision_enum {
+    /** f16 on CUDA, f32 on the CPU. */
+    DIFFUSION_PRECISION_DEFAULT = 0,
+    /** IEEE half precision. CUDA only. */
+    DIFFUSION_PRECISION_F16 = 1,
+    /** bfloat16: the range of f32, less precise than f16. CUDA only. */
+    DIFFUSION_PRECISION_BF16 = 2,
+    /** Single precision. On CUDA several times slower than the others. */
+    DIFFUSION_PRECISION_F32 = 3
 };
 
 /**
@@ -420,6 +452,9 @@ typedef void (
 /**
  * How to make an engine. All zero (but for struct_size) means: the best device with all its cores,
  * no memory limit, no log.
+ *
+ * What is said of one kind of device does nothing on the other, so that a description with
+ * ::DIFFUSION_DEVICE_AUTO may say all.
  * \since 0.1.0
  */
 typedef struct diffusion_engine_desc {
@@ -427,7 +462,10 @@ typedef struct diffusion_engine_desc {
     uint32_t struct_size;
     /** What computes. */
     diffusion_device device;
-    /** Threads that compute, up to 1024; 0 = one for each core this process may use. */
+    /**
+     * Threads of the CPU that compute, up to 1024; 0 = one for each core this process may use. None
+     * are made on CUDA.
+     */
     uint32_t threads;
     /** The least important level sent to log. */
     diffusion_log_level log_level;
@@ -440,9 +478,27 @@ typedef struct diffusion_engine_desc {
     diffusion_log_callback log;
     /** Handed to log. */
     void *log_user_data;
+    /**
+     * Which CUDA device, from 0, in the order of diffusion_device_list_new(). One that does not
+     * exist is ::DIFFUSION_ERROR_NOT_FOUND, with ::DIFFUSION_DEVICE_AUTO too where there is any.
+     */
+    uint32_t device_index;
+    /** What the device computes in. One that it does not have is ::DIFFUSION_ERROR_UNSUPPORTED. */
+    diffusion_precision precision;
+    /**
+     * Bytes of the CUDA device's memory for weights, activations and what sessions keep in reserve,
+     * past which calls and jobs fail with ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY; 0 = no limit.
+     */
+    uint64_t memory_limit_device;
+    /**
+     * A folder, UTF-8, in which the CUDA libraries (libcublasLt, libnvrtc, libcuda) are looked for
+     * before the places where they usually are; NULL = none.
+     */
+    const char *cuda_library_directory;
 } diffusion_engine_desc;
 /** A diffusion_engine_desc with struct_size set and all else zero. */
-#define DIFFUSION_ENGINE_DESC_INIT { sizeof(diffusion_engine_desc), 0, 0, 0, 0, NULL, NULL }
+#define DIFFUSION_ENGINE_DESC_INIT \
+    { sizeof(diffusion_engine_desc), 0, 0, 0, 0, NULL, NULL, 0, 0, 0, NULL }
 
 /**
  * Facts about an engine.
@@ -453,21 +509,34 @@ typedef struct diffusion_engine_info {
     uint32_t struct_size;
     /** The device in use; never ::DIFFUSION_DEVICE_AUTO. */
     diffusion_device device;
-    /** Threads that compute. */
+    /** Threads of the CPU that compute; 0 on CUDA. */
     uint32_t threads;
     /** 0 */
     uint32_t reserved;
-    /** Bytes of weights and activations held now. */
+    /**
+     * Bytes that this engine holds now in the memory of the device in use: the host's for the CPU,
+     * the GPU's for CUDA. Weights, activations and what sessions keep in reserve; not what the
+     * driver takes for itself.
+     */
     uint64_t memory_used;
     /** The most bytes ever held. */
     uint64_t memory_peak;
-    /** ::diffusion_engine_desc::memory_limit_host. */
+    /**
+     * The limit on them: ::diffusion_engine_desc::memory_limit_host or
+     * ::diffusion_engine_desc::memory_limit_device.
+     */
     uint64_t memory_limit;
-    /** The device and its instruction set, for people. Valid until the engine is freed. */
+    /**
+     * The device, for people, and for the CPU its instruction set. Valid until the engine is freed.
+     */
     const char *device_name;
+    /** Which CUDA device, as in ::diffusion_engine_desc::device_index; 0 for the CPU. */
+    uint32_t device_index;
+    /** What the device computes in; never ::DIFFUSION_PRECISION_DEFAULT. */
+    diffusion_precision precision;
 } diffusion_engine_info;
 /** A diffusion_engine_info with struct_size set and all else zero. */
-#define DIFFUSION_ENGINE_INFO_INIT { sizeof(diffusion_engine_info), 0, 0, 0, 0, 0, 0, NULL }
+#define DIFFUSION_ENGINE_INFO_INIT { sizeof(diffusion_engine_info), 0, 0, 0, 0, 0, 0, NULL, 0, 0 }
 
 /**
  * Fills a description with defaults, for languages that cannot use ::DIFFUSION_ENGINE_DESC_INIT.
@@ -483,11 +552,16 @@ DIFFUSION_API void diffusion_engine_desc_init(diffusion_engine_desc *desc, size_
 /**
  * Makes an engine: finds the device and starts its threads.
  *
+ * CUDA's libraries are looked for, and loaded, when the first engine needs them and stay loaded.
+ *
  * \param desc What is wanted; NULL = all defaults.
  * \param engine Receives the engine, to be freed with diffusion_engine_free(); NULL on failure.
  * \param error Receives the error on failure, else NULL; may be NULL.
- * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_UNSUPPORTED for a device this build or machine does
- *     not have; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_UNSUPPORTED if this machine lacks what the device
+ *     needs (the message says what, and how to get it), or the device the precision;
+ *     ::DIFFUSION_ERROR_NOT_FOUND for a device_index that does not exist; ::DIFFUSION_ERROR_DEVICE,
+ *     ::DIFFUSION_ERROR_DEVICE_LOST or ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY if the device does
+ *     not start; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
  * \threadsafety Any thread.
  * \since 0.1.0
  */
@@ -519,6 +593,107 @@ DIFFUSION_API void diffusion_engine_free(diffusion_engine *engine);
 DIFFUSION_API DIFFUSION_MUST_USE
 diffusion_status diffusion_engine_get_info(
     const diffusion_engine *engine, diffusion_engine_info *info, diffusion_error **error);
+
+/**
+ * Where to look for devices. All zero (but for struct_size) is the default.
+ * \since 0.1.0
+ */
+typedef struct diffusion_device_list_desc {
+    /** sizeof(diffusion_device_list_desc) */
+    uint32_t struct_size;
+    /** 0 */
+    uint32_t reserved;
+    /** ::diffusion_engine_desc::cuda_library_directory. */
+    const char *cuda_library_directory;
+} diffusion_device_list_desc;
+/** A diffusion_device_list_desc with struct_size set and all else zero. */
+#define DIFFUSION_DEVICE_LIST_DESC_INIT { sizeof(diffusion_device_list_desc), 0, NULL }
+
+/**
+ * Facts about a device.
+ * \since 0.1.0
+ */
+typedef struct diffusion_device_info {
+    /** sizeof(diffusion_device_info), set by the caller */
+    uint32_t struct_size;
+    /** Its kind, for ::diffusion_engine_desc::device: ::DIFFUSION_DEVICE_CUDA in this version. */
+    diffusion_device device;
+    /** Which of its kind, for ::diffusion_engine_desc::device_index. */
+    uint32_t device_index;
+    /** 10 times the compute capability, as in sm_90: 90 is 9.0. Engines need 80. */
+    uint32_t compute_capability;
+    /** Bytes of memory the device has, free or not. */
+    uint64_t memory;
+    /** What its maker calls it. Valid until the list is freed. */
+    const char *name;
+} diffusion_device_info;
+/** A diffusion_device_info with struct_size set and all else zero. */
+#define DIFFUSION_DEVICE_INFO_INIT { sizeof(diffusion_device_info), 0, 0, 0, 0, NULL }
+
+/**
+ * Lists the CUDA devices of this machine.
+ *
+ * A machine without a driver or a GPU is no error: its list is empty, and
+ * diffusion_device_list_reason() says why. A device in the list may still not do for an engine (too
+ * old, or without cuBLASLt): diffusion_engine_new() tells.
+ *
+ * \param desc Where to look; NULL = all defaults.
+ * \param list Receives the list, to be freed with diffusion_device_list_free(); NULL on failure.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_DEVICE if the driver fails;
+ *     ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_device_list_new(
+    const diffusion_device_list_desc *desc, diffusion_device_list **list, diffusion_error **error);
+
+/**
+ * Frees a list of devices. Engines do not need it.
+ *
+ * \param list The list, or NULL for nothing to happen.
+ * \threadsafety Any thread; the list must not be in use.
+ * \since 0.1.0
+ */
+DIFFUSION_API void diffusion_device_list_free(diffusion_device_list *list);
+
+/**
+ * How many devices a list has.
+ *
+ * \param list The list.
+ * \returns The number of devices; 0 for NULL.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API size_t diffusion_device_list_count(const diffusion_device_list *list);
+
+/**
+ * Tells what a device is.
+ *
+ * \param list The list.
+ * \param index 0 to diffusion_device_list_count() - 1.
+ * \param info Receives the facts; the caller sets struct_size before.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_device_list_get_info(
+    const diffusion_device_list *list, size_t index, diffusion_device_info *info,
+    diffusion_error **error);
+
+/**
+ * Why a list is empty.
+ *
+ * \param list The list.
+ * \returns One line, such as what is missing and how to get it; "" for a list with devices, or
+ *     NULL. Valid until the list is freed.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API const char *diffusion_device_list_reason(const diffusion_device_list *list);
 
 /** \} */
 
@@ -595,7 +770,8 @@ typedef struct diffusion_model_info {
  *     there; ::DIFFUSION_ERROR_FORMAT for a file that is corrupt or contradicts another;
  *     ::DIFFUSION_ERROR_UNSUPPORTED for a component this version does not know;
  *     ::DIFFUSION_ERROR_IO; ::DIFFUSION_ERROR_NUMERIC; ::DIFFUSION_ERROR_OUT_OF_MEMORY;
- *     ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+ *     ::DIFFUSION_ERROR_INVALID_ARGUMENT; on CUDA also ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY,
+ *     ::DIFFUSION_ERROR_DEVICE and ::DIFFUSION_ERROR_DEVICE_LOST.
  * \threadsafety Any thread.
  * \since 0.1.0
  */
@@ -1481,7 +1657,9 @@ typedef struct diffusion_session_desc {
  * \param desc What is wanted; NULL = all defaults.
  * \param session Receives the session, to be freed with diffusion_session_free(); NULL on failure.
  * \param error Receives the error on failure, else NULL; may be NULL.
- * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
+ * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_OUT_OF_MEMORY; on
+ *     CUDA also ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY, ::DIFFUSION_ERROR_DEVICE and
+ *     ::DIFFUSION_ERROR_DEVICE_LOST.
  * \threadsafety Any thread.
  * \since 0.1.0
  */

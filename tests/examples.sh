@@ -95,7 +95,16 @@ refused "--set 'eta'" "${cat[@]}" --set eta
 refused "sigmas '3,x'" "${cat[@]}" --set sigmas=3,x
 refused sigmas "${cat[@]}" --set sigmas=1,2,0
 refused tpu "${cat[@]}" --device tpu
-refused CUDA "${cat[@]}" --device cuda
+"$txt2img" --device help >"$work/devices"
+if reason=$(sed -n 's/^no GPU: //p' "$work/devices") && [ -n "$reason" ]; then
+    refused "$reason" "${cat[@]}" --device cuda
+else
+    grep -qE '^cuda 0  .*, [0-9.]+ GiB, compute capability [0-9.]+$' "$work/devices" ||
+        fail "--device help lists no device: $(cat "$work/devices")"
+fi
+refused "--precision 'half'" "${cat[@]}" --precision half
+refused f16 "${cat[@]}" --device cpu --precision f16
+refused "--device-index '-1'" "${cat[@]}" --device-index -1
 refused no/such/model --model no/such/model --prompt cat
 refused no/such/folder "${cat[@]}" -o no/such/folder/x.png
 echo "ok     01_version, 02_txt2img, 03_async_cancel, 04_forward_process, 05_own_the_loop"

@@ -41,7 +41,9 @@ static const char *const USAGE =
     "  --set NAME=VALUE   any other option of the library, as often as you like; `--set help` lists them\n"
     "  --batch N          pictures at once, written to OUT-0.png, OUT-1.png, ...\n"
     "  --threads N        CPU threads; 0 = all\n"
-    "  --device NAME      auto, cpu or cuda\n"
+    "  --device NAME      auto, cpu or cuda; `help` lists the GPUs\n"
+    "  --device-index N   which GPU, from 0\n"
+    "  --precision NAME   what it computes in: default, f16, bf16 or f32\n"
     "  -o, --output FILE  where the picture goes (out.png)\n"
     "  --help             this text\n";
 
@@ -138,6 +140,25 @@ static int print_sigma_schedules(void) {
     return 0;
 }
 
+static int print_devices(void) {
+    diffusion_device_list *list = NULL;
+    diffusion_error *error = NULL;
+    if (diffusion_device_list_new(NULL, &list, &error) != DIFFUSION_OK) {
+        fail(diffusion_error_message(error));
+        diffusion_error_free(error);
+        return 1;
+    }
+    for (size_t i = 0; i < diffusion_device_list_count(list); i++) {
+        diffusion_device_info info = DIFFUSION_DEVICE_INFO_INIT;
+        if (diffusion_device_list_get_info(list, i, &info, NULL) == DIFFUSION_OK)
+            printf("cuda %u  %s, %.1f GiB, compute capability %u.%u\n", info.device_index, info.name,
+                   (double)info.memory / (1 << 30), info.compute_capability / 10, info.compute_capability % 10);
+    }
+    if (diffusion_device_list_count(list) == 0) printf("no GPU: %s\n", diffusion_device_list_reason(list));
+    diffusion_device_list_free(list);
+    return 0;
+}
+
 static int print_options(void) {
     for (size_t i = 0; i < diffusion_option_count(); i++) {
         diffusion_option_info info = DIFFUSION_OPTION_INFO_INIT;
@@ -210,15 +231,35 @@ static int set_by_name(diffusion_request *request, const char *text) {
     return set_option(request, name, option, text + length + 1);
 }
 
-static int parse_device(const char *name, diffusion_device *device) {
-    static const char *const names[] = {"auto", "cpu", "cuda"}; /* in the order of the enum */
-    for (int i = 0; i < 3; i++) {
+/* Finds `name` among `count` names in the order of an enum. */
+static int parse_name(const char *name, const char *const *names, int count, int32_t *value) {
+    for (int i = 0; i < count; i++) {
         if (strcmp(name, names[i]) == 0) {
-            *device = i;
+            *value = i;
             return 1;
         }
     }
     return 0;
+}
+
+/* Sets what belongs to the engine; -1, or the exit code. */
+static int set_engine(diffusion_engine_desc *engine, const char *flag, const char *value) {
+    static const char *const devices[] = {"auto", "cpu", "cuda"};
+    static const char *const precisions[] = {"default", "f16", "bf16", "f32"};
+    int64_t number;
+    if (strcmp(flag, "--device") == 0) {
+        if (strcmp(value, "help") == 0) return print_devices();
+        if (!parse_name(value, devices, 3, &engine->device)) return fail_value(flag, value, "auto, cpu or cuda");
+    } else if (strcmp(flag, "--precision") == 0) {
+        if (!parse_name(value, precisions, 4, &engine->precision))
+            return fail_value(flag, value, "default, f16, bf16 or f32");
+    } else {
+        if (!parse_int(value, &number) || number < 0 || number > UINT32_MAX)
+            return fail_value(flag, value, "a number from 0 on");
+        if (strcmp(flag, "--threads") == 0) engine->threads = (uint32_t)number;
+        else engine->device_index = (uint32_t)number;
+    }
+    return -1;
 }
 
 /* Reads argv into `values` (one a request flag) and `settings`. Returns -1 to go on, or the exit code. */
@@ -232,9 +273,11 @@ static int parse_arguments(int argc, char **argv, const char **values, settings 
         int known = -1;
         for (int k = 0; k < REQUEST_FLAG_COUNT; k++)
             if (strcmp(flag, REQUEST_FLAGS[k].flag) == 0) known = k;
-        int other = strcmp(flag, "--set") == 0 || strcmp(flag, "--model") == 0 || strcmp(flag, "--threads") == 0 || strcmp(flag, "--device") == 0 ||
-                    strcmp(flag, "--output") == 0 || strcmp(flag, "-o") == 0;
-        if (known < 0 && !other) {
+        int of_engine = strcmp(flag, "--threads") == 0 || strcmp(flag, "--device") == 0 ||
+                        strcmp(flag, "--device-index") == 0 || strcmp(flag, "--precision") == 0;
+        int other = strcmp(flag, "--set") == 0 || strcmp(flag, "--model") == 0 || strcmp(flag, "--output") == 0 ||
+                    strcmp(flag, "-o") == 0;
+        if (known < 0 && !of_engine && !other) {
             fprintf(stderr, "%s: unknown option '%s'; see --help\n", PROGRAM, flag);
             return 1;
         }
@@ -256,13 +299,9 @@ static int parse_arguments(int argc, char **argv, const char **values, settings 
             s->sets[s->set_count++] = value;
         } else if (strcmp(flag, "--model") == 0) {
             s->model = value;
-        } else if (strcmp(flag, "--threads") == 0) {
-            int64_t threads;
-            if (!parse_int(value, &threads) || threads < 0 || threads > UINT32_MAX)
-                return fail_value(flag, value, "a number of threads");
-            s->engine.threads = (uint32_t)threads;
-        } else if (strcmp(flag, "--device") == 0) {
-            if (!parse_device(value, &s->engine.device)) return fail_value(flag, value, "auto, cpu or cuda");
+        } else if (of_engine) {
+            int code = set_engine(&s->engine, flag, value);
+            if (code >= 0) return code;
         } else {
             s->output = value;
         }

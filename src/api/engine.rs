@@ -1,30 +1,32 @@
 //! The engine: a device, its threads, and where its log goes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::backend::cpu::Cpu;
+use super::backend::AnyBackend;
+use super::device::{Device, Precision};
 use crate::util::error::{Result, bail};
 use crate::util::limits;
 use crate::util::log::Log;
 
-/// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Device {
-    /// The best device there is.
-    #[default]
-    Auto,
-    Cpu,
-    Cuda,
-}
-
 /// How to make an engine. The default is the best device with all its cores, no memory limit, no log.
+///
+/// What is said of one kind of device does nothing on the other, but for a precision that the device cannot have.
 #[derive(Debug, Clone, Default)]
 pub struct EngineOptions {
     pub device: Device,
-    /// 0 = as many as the process may use.
+    /// Threads of the CPU; 0 = as many as the process may use.
     pub threads: u32,
-    /// Bytes of weights and activations, past which requests fail with `OutOfMemory`; 0 = no limit.
-    pub memory_limit: u64,
+    /// Bytes of weights and activations in host memory, past which requests fail with `OutOfMemory`; 0 = no limit.
+    pub memory_limit_host: u64,
+    /// Which CUDA device, from 0, in the order of [`super::DeviceList`].
+    pub device_index: u32,
+    /// What activations and weights are on the device. `None` = f16 on CUDA, f32 on the CPU, which has nothing else.
+    pub precision: Option<Precision>,
+    /// Bytes of a CUDA device's memory, past which requests fail with `DeviceOutOfMemory`; 0 = no limit.
+    pub memory_limit_device: u64,
+    /// A folder in which the CUDA libraries are looked for first.
+    pub cuda_library_directory: Option<PathBuf>,
     pub log: Log,
 }
 
@@ -33,8 +35,7 @@ pub struct EngineOptions {
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    backend: Cpu,
-    memory_limit: u64,
+    backend: AnyBackend,
     log: Log,
 }
 
@@ -42,32 +43,31 @@ impl Engine {
     /// Starts the device and its threads.
     ///
     /// # Errors
-    /// `Unsupported` if this build cannot use the device, `InvalidArgument` for more threads than
-    /// [`limits::THREADS`], `OutOfMemory` if threads cannot be started.
+    /// `Unsupported` if this machine lacks what the device needs, or the device the precision; `NotFound` for a
+    /// CUDA device that does not exist; `Device` or `DeviceOutOfMemory` if it does not start; `InvalidArgument` for
+    /// more threads than [`limits::THREADS`], `OutOfMemory` if threads cannot be started.
     pub fn new(options: EngineOptions) -> Result<Self> {
-        if options.device == Device::Cuda {
-            bail!(Unsupported, "device CUDA: this version computes on the CPU only");
-        }
         if options.threads > limits::THREADS {
             bail!(InvalidArgument, "threads: {} is more than {}", options.threads, limits::THREADS);
         }
-        let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(limits::THREADS as usize),
-            threads => threads as usize,
-        };
-        let limit = (options.memory_limit != 0).then_some(options.memory_limit);
-        let backend = Cpu::new(threads, limit)?;
+        let backend = AnyBackend::new(&options)?;
         options.log.info(format_args!(
-            "engine: {}, {threads} threads, memory limit {} bytes",
+            "engine: {}, {} threads, memory limit {} bytes",
             backend.description(),
-            options.memory_limit
+            backend.threads(),
+            backend.memory_limit().unwrap_or(0)
         ));
-        Ok(Self(Arc::new(Inner { backend, memory_limit: options.memory_limit, log: options.log })))
+        Ok(Self(Arc::new(Inner { backend, log: options.log })))
     }
 
     /// The device in use; never `Auto`.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        self.0.backend.device()
+    }
+
+    /// Which CUDA device it is; 0 for the CPU.
+    pub fn device_index(&self) -> u32 {
+        self.0.backend.device_index()
     }
 
     /// The device's name for people.
@@ -75,12 +75,18 @@ impl Engine {
         self.0.backend.description()
     }
 
-    /// Threads that compute.
+    /// What activations are on the device.
+    pub fn precision(&self) -> Precision {
+        self.0.backend.precision()
+    }
+
+    /// Threads of the CPU that compute; 0 if a GPU does.
     pub fn threads(&self) -> u32 {
         self.0.backend.threads() as u32
     }
 
-    /// Bytes of weights and activations held now.
+    /// Bytes held now in the memory of the device, which is the host's for the CPU: weights, activations, and what
+    /// sessions keep in reserve.
     pub fn memory_used(&self) -> u64 {
         self.0.backend.memory_used()
     }
@@ -90,12 +96,12 @@ impl Engine {
         self.0.backend.memory_peak()
     }
 
-    /// The limit given at creation; 0 = none.
+    /// The limit on them given at creation; 0 = none.
     pub fn memory_limit(&self) -> u64 {
-        self.0.memory_limit
+        self.0.backend.memory_limit().unwrap_or(0)
     }
 
-    pub(super) fn backend(&self) -> &Cpu {
+    pub(super) fn backend(&self) -> &AnyBackend {
         &self.0.backend
     }
 

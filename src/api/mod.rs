@@ -3,6 +3,8 @@
 //! An [`Engine`] computes, a [`Model`] holds weights, a [`Session`] runs [`Request`]s one after another, each as
 //! a [`Job`] that makes [`Image`]s. Every object keeps alive what it was made from.
 
+mod backend;
+mod device;
 mod engine;
 pub mod guidance;
 mod image;
@@ -18,7 +20,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Device, Engine, EngineOptions};
+pub use device::{Device, DeviceInfo, DeviceList, Precision};
+pub use engine::{Engine, EngineOptions};
 pub use image::{Format, Image};
 pub use job::{Job, JobStage, Progress, Report};
 pub use model::Model;

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::backend::AnyPipeline;
 use super::engine::Engine;
-use crate::backend::cpu::Cpu;
-use crate::pipeline::{Info, Pipeline};
+use crate::pipeline::Info;
 use crate::util::error::Result;
 
 /// Weights and config, immutable. Cheap to clone; clones are the same model. Keeps its engine alive.
@@ -14,7 +14,7 @@ pub struct Model(Arc<Inner>);
 
 // The pipeline comes first so that the weights go before the engine does.
 struct Inner {
-    pipeline: Pipeline<Cpu>,
+    pipeline: Box<dyn AnyPipeline>,
     engine: Engine,
 }
 
@@ -24,7 +24,7 @@ impl Model {
     pub fn load(engine: &Engine, path: &Path, variant: Option<&str>) -> Result<Self> {
         let log = engine.log();
         log.info(format_args!("model: load {} (variant {})", path.display(), variant.unwrap_or("none")));
-        let pipeline = Pipeline::<Cpu>::load(path, variant, engine.backend(), log)?;
+        let pipeline = engine.backend().load(path, variant, log)?;
         let info = pipeline.info();
         log.info(format_args!(
             "model: {}, {} parameters, {}x{}",
@@ -48,8 +48,8 @@ impl Model {
         &self.0.engine
     }
 
-    pub(super) fn pipeline(&self) -> &Pipeline<Cpu> {
-        &self.0.pipeline
+    pub(super) fn pipeline(&self) -> &dyn AnyPipeline {
+        &*self.0.pipeline
     }
 
     pub(super) fn same(&self, other: &Model) -> bool {

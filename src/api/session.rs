@@ -6,14 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use super::backend::AnyPipeline;
 use super::image::Image;
 use super::job::{Core, Job, Outcome, Report, Watcher};
 use super::metadata::metadata;
 use super::model::Model;
 use super::request::{GuideFn, ProgressFn, Request};
 
-use crate::backend::Backend;
-use crate::backend::cpu::Cpu;
 use crate::pipeline::request as pipeline;
 use crate::util::error::{Error, Result, Status, bail, error};
 use crate::util::panic;
@@ -90,11 +89,8 @@ impl Session {
             #[cfg(feature = "fault-injection")]
             planted: Mutex::default(),
         });
-        let runner = Runner {
-            shared: shared.clone(),
-            model: model.clone(),
-            backend: model.engine().backend().session()?,
-        };
+        let runner =
+            Runner { shared: shared.clone(), pipeline: model.pipeline().session()?, model: model.clone() };
         let thread = thread::Builder::new()
             .name("diffusion-job".to_owned())
             .spawn(move || runner.run())
@@ -295,7 +291,7 @@ impl Shared {
 /// What the session's thread owns.
 struct Runner {
     shared: Arc<Shared>,
-    backend: Cpu,
+    pipeline: Box<dyn AnyPipeline>,
     model: Model,
 }
 
@@ -326,8 +322,7 @@ impl Runner {
         #[cfg(feature = "fault-injection")]
         self.spring_planted()?;
         let mut watcher = Watcher { core, callback: callback.as_ref(), guide: guide.as_ref() };
-        let backend = self.backend.with_cancel(&core.cancel);
-        let output = self.model.pipeline().generate(&backend, request, &mut watcher)?;
+        let output = self.pipeline.generate(&core.cancel, request, &mut watcher)?;
         let (width, height) = (output.width, output.height);
         let mut images = Vec::with_capacity(output.images.len());
         for (index, values) in output.images.into_iter().enumerate() {
@@ -356,7 +351,7 @@ impl Runner {
     fn spring_planted(&self) -> Result<()> {
         match self.shared.planted.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(Plant::Session) => panic!("planted by fault-injection"),
-            Some(Plant::Compute) => self.backend.panic_in_a_task(),
+            Some(Plant::Compute) => self.model.engine().backend().panic_in_a_task(),
             None => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ use super::*;
 use crate::pipeline::request::{self as pipeline, SAMPLERS};
 
 fn engine() -> Engine {
-    Engine::new(EngineOptions { threads: 1, ..EngineOptions::default() }).unwrap()
+    Engine::new(EngineOptions { device: Device::Cpu, threads: 1, ..EngineOptions::default() }).unwrap()
 }
 
 fn model() -> Model {
@@ -549,7 +549,8 @@ fn the_log_has_prompts_only_at_debug() {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = lines.clone();
         let log = Log::new(level, Arc::new(move |_, line: &str| sink.lock().unwrap().push(line.to_owned())));
-        let engine = Engine::new(EngineOptions { threads: 1, log, ..EngineOptions::default() }).unwrap();
+        let options = EngineOptions { device: Device::Cpu, threads: 1, log, ..EngineOptions::default() };
+        let engine = Engine::new(options).unwrap();
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji-64");
         let model = Model::load(&engine, &path, None).unwrap();
         session(&model, 0).generate(&request(&model, 1)).unwrap();
@@ -564,8 +565,11 @@ fn the_log_has_prompts_only_at_debug() {
 
 #[test]
 fn an_engine_refuses_what_it_cannot_do() {
-    let cuda = EngineOptions { device: Device::Cuda, ..EngineOptions::default() };
-    assert_eq!(Engine::new(cuda).err().unwrap().status(), Status::Unsupported);
+    let precision = Some(Precision::Bf16);
+    let half = EngineOptions { device: Device::Cpu, precision, ..EngineOptions::default() };
+    let error = Engine::new(half).err().unwrap();
+    assert_eq!(error.status(), Status::Unsupported);
+    assert_eq!(error.message(), "precision: the CPU computes in f32 only, not in bf16");
     let threads = EngineOptions { threads: 1025, ..EngineOptions::default() };
     assert_eq!(Engine::new(threads).err().unwrap().status(), Status::InvalidArgument);
 }

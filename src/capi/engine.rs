@@ -1,14 +1,15 @@
 //! Engines.
 
 use std::ffi::{CString, c_char, c_void};
+use std::path::PathBuf;
 use std::ptr;
 use std::sync::Arc;
 
 use super::error::{diffusion_error, diffusion_status};
 use super::ffi::{
-    self, Handle, Out, Struct, UserData, c_string, guard, guard_or, in_ref, in_struct, out_struct,
+    self, Handle, Out, Struct, UserData, c_string, guard, guard_or, in_ref, in_struct, opt_str, out_struct,
 };
-use crate::api::{Device, Engine, EngineOptions, Level, Log};
+use crate::api::{Device, Engine, EngineOptions, Level, Log, Precision};
 use crate::util::error::{Result, bail};
 
 /// What computes: a value of ::diffusion_device_enum.
@@ -21,12 +22,34 @@ pub type diffusion_device = i32;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum diffusion_device_enum {
-    /// The best device there is. In this version always the CPU.
+    /// CUDA if there is a GPU that can be used, else the CPU; the log then says at ::DIFFUSION_LOG_INFO what
+    /// is missing.
     DIFFUSION_DEVICE_AUTO = 0,
     /// The CPU.
     DIFFUSION_DEVICE_CPU = 1,
-    /// An NVIDIA GPU. ::DIFFUSION_ERROR_UNSUPPORTED in this version.
+    /// An NVIDIA GPU of compute capability 8.0 or more, with its driver and cuBLASLt.
     DIFFUSION_DEVICE_CUDA = 2,
+}
+
+/// What activations and weights are while they are computed with: a value of ::diffusion_precision_enum. Sums, and what
+/// norms and softmax need, are f32 always.
+/// \since 0.1.0
+/// \ingroup engine
+pub type diffusion_precision = i32;
+
+/// Values of ::diffusion_precision.
+/// \ingroup engine
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum diffusion_precision_enum {
+    /// f16 on CUDA, f32 on the CPU.
+    DIFFUSION_PRECISION_DEFAULT = 0,
+    /// IEEE half precision. CUDA only.
+    DIFFUSION_PRECISION_F16 = 1,
+    /// bfloat16: the range of f32, less precise than f16. CUDA only.
+    DIFFUSION_PRECISION_BF16 = 2,
+    /// Single precision. On CUDA several times slower than the others.
+    DIFFUSION_PRECISION_F32 = 3,
 }
 
 /// How much a log message matters: a value of ::diffusion_log_level_enum.
@@ -67,6 +90,9 @@ pub type diffusion_log_callback =
 
 /// How to make an engine. All zero (but for struct_size) means: the best device with all its cores, no memory
 /// limit, no log.
+///
+/// What is said of one kind of device does nothing on the other, so that a description with
+/// ::DIFFUSION_DEVICE_AUTO may say all.
 /// \since 0.1.0
 /// \ingroup engine
 #[repr(C)]
@@ -76,7 +102,8 @@ pub struct diffusion_engine_desc {
     pub struct_size: u32,
     /// What computes.
     pub device: diffusion_device,
-    /// Threads that compute, up to 1024; 0 = one for each core this process may use.
+    /// Threads of the CPU that compute, up to 1024; 0 = one for each core this process may use. None are made on
+    /// CUDA.
     pub threads: u32,
     /// The least important level sent to log.
     pub log_level: diffusion_log_level,
@@ -87,6 +114,17 @@ pub struct diffusion_engine_desc {
     pub log: diffusion_log_callback,
     /// Handed to log.
     pub log_user_data: *mut c_void,
+    /// Which CUDA device, from 0, in the order of diffusion_device_list_new(). One that does not exist is
+    /// ::DIFFUSION_ERROR_NOT_FOUND, with ::DIFFUSION_DEVICE_AUTO too where there is any.
+    pub device_index: u32,
+    /// What the device computes in. One that it does not have is ::DIFFUSION_ERROR_UNSUPPORTED.
+    pub precision: diffusion_precision,
+    /// Bytes of the CUDA device's memory for weights, activations and what sessions keep in reserve, past which
+    /// calls and jobs fail with ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY; 0 = no limit.
+    pub memory_limit_device: u64,
+    /// A folder, UTF-8, in which the CUDA libraries (libcublasLt, libnvrtc, libcuda) are looked for before the
+    /// places where they usually are; NULL = none.
+    pub cuda_library_directory: *const c_char,
 }
 
 // SAFETY: struct_size first, no padding, zeros are valid.
@@ -102,18 +140,24 @@ pub struct diffusion_engine_info {
     pub struct_size: u32,
     /// The device in use; never ::DIFFUSION_DEVICE_AUTO.
     pub device: diffusion_device,
-    /// Threads that compute.
+    /// Threads of the CPU that compute; 0 on CUDA.
     pub threads: u32,
     /// 0
     pub reserved: u32,
-    /// Bytes of weights and activations held now.
+    /// Bytes that this engine holds now in the memory of the device in use: the host's for the CPU, the GPU's for
+    /// CUDA. Weights, activations and what sessions keep in reserve; not what the driver takes for itself.
     pub memory_used: u64,
     /// The most bytes ever held.
     pub memory_peak: u64,
-    /// ::diffusion_engine_desc::memory_limit_host.
+    /// The limit on them: ::diffusion_engine_desc::memory_limit_host or
+    /// ::diffusion_engine_desc::memory_limit_device.
     pub memory_limit: u64,
-    /// The device and its instruction set, for people. Valid until the engine is freed.
+    /// The device, for people, and for the CPU its instruction set. Valid until the engine is freed.
     pub device_name: *const c_char,
+    /// Which CUDA device, as in ::diffusion_engine_desc::device_index; 0 for the CPU.
+    pub device_index: u32,
+    /// What the device computes in; never ::DIFFUSION_PRECISION_DEFAULT.
+    pub precision: diffusion_precision,
 }
 
 // SAFETY: struct_size first, no padding, zeros are valid.
@@ -160,11 +204,16 @@ pub unsafe extern "C" fn diffusion_engine_desc_init(desc: *mut diffusion_engine_
 
 /// Makes an engine: finds the device and starts its threads.
 ///
+/// CUDA's libraries are looked for, and loaded, when the first engine needs them and stay loaded.
+///
 /// \param desc What is wanted; NULL = all defaults.
 /// \param engine Receives the engine, to be freed with diffusion_engine_free(); NULL on failure.
 /// \param error Receives the error on failure, else NULL; may be NULL.
-/// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_UNSUPPORTED for a device this build or machine does not have;
-/// ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
+/// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_UNSUPPORTED if this machine lacks what the device needs (the message
+/// says what, and how to get it), or the device the precision; ::DIFFUSION_ERROR_NOT_FOUND for a device_index that
+/// does not exist; ::DIFFUSION_ERROR_DEVICE, ::DIFFUSION_ERROR_DEVICE_LOST or
+/// ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY if the device does not start; ::DIFFUSION_ERROR_INVALID_ARGUMENT;
+/// ::DIFFUSION_ERROR_OUT_OF_MEMORY.
 /// \threadsafety Any thread.
 /// \since 0.1.0
 /// \ingroup engine
@@ -183,7 +232,12 @@ pub unsafe extern "C" fn diffusion_engine_new(
             let engine = Engine::new(EngineOptions {
                 device: device(desc.device)?,
                 threads: desc.threads,
-                memory_limit: desc.memory_limit_host,
+                memory_limit_host: desc.memory_limit_host,
+                device_index: desc.device_index,
+                precision: precision(desc.precision)?,
+                memory_limit_device: desc.memory_limit_device,
+                cuda_library_directory: opt_str(desc.cuda_library_directory, "cuda_library_directory")?
+                    .map(PathBuf::from),
                 log: log(&desc)?,
             })?;
             let device_name = c_string(&engine.device_name());
@@ -236,6 +290,8 @@ pub unsafe extern "C" fn diffusion_engine_get_info(
                 memory_peak: engine.memory_peak(),
                 memory_limit: engine.memory_limit(),
                 device_name: device_name.as_ptr(),
+                device_index: engine.device_index(),
+                precision: precision_number(engine.precision()),
             };
             out_struct(info, "info", facts)
         })
@@ -251,13 +307,32 @@ fn device(number: diffusion_device) -> Result<Device> {
     }
 }
 
-fn device_number(device: Device) -> diffusion_device {
+pub(super) fn device_number(device: Device) -> diffusion_device {
     let device = match device {
         Device::Auto => diffusion_device_enum::DIFFUSION_DEVICE_AUTO,
         Device::Cpu => diffusion_device_enum::DIFFUSION_DEVICE_CPU,
         Device::Cuda => diffusion_device_enum::DIFFUSION_DEVICE_CUDA,
     };
     device as diffusion_device
+}
+
+fn precision(number: diffusion_precision) -> Result<Option<Precision>> {
+    match number {
+        0 => Ok(None),
+        1 => Ok(Some(Precision::F16)),
+        2 => Ok(Some(Precision::Bf16)),
+        3 => Ok(Some(Precision::F32)),
+        _ => bail!(InvalidArgument, "precision: there is no precision {number}"),
+    }
+}
+
+fn precision_number(precision: Precision) -> diffusion_precision {
+    let precision = match precision {
+        Precision::F16 => diffusion_precision_enum::DIFFUSION_PRECISION_F16,
+        Precision::Bf16 => diffusion_precision_enum::DIFFUSION_PRECISION_BF16,
+        Precision::F32 => diffusion_precision_enum::DIFFUSION_PRECISION_F32,
+    };
+    precision as diffusion_precision
 }
 
 fn log(desc: &diffusion_engine_desc) -> Result<Log> {

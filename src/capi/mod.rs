@@ -13,6 +13,8 @@ pub mod error;
 
 pub mod engine;
 
+pub mod device;
+
 pub mod model;
 
 pub mod option;

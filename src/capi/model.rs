@@ -94,7 +94,8 @@ impl Handle for diffusion_model {
 /// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_NOT_FOUND if the folder or one of its files is not there;
 /// ::DIFFUSION_ERROR_FORMAT for a file that is corrupt or contradicts another; ::DIFFUSION_ERROR_UNSUPPORTED for a
 /// component this version does not know; ::DIFFUSION_ERROR_IO; ::DIFFUSION_ERROR_NUMERIC;
-/// ::DIFFUSION_ERROR_OUT_OF_MEMORY; ::DIFFUSION_ERROR_INVALID_ARGUMENT.
+/// ::DIFFUSION_ERROR_OUT_OF_MEMORY; ::DIFFUSION_ERROR_INVALID_ARGUMENT; on CUDA also
+/// ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY, ::DIFFUSION_ERROR_DEVICE and ::DIFFUSION_ERROR_DEVICE_LOST.
 /// \threadsafety Any thread.
 /// \since 0.1.0
 /// \ingroup models

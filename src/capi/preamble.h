@@ -1,4 +1,5 @@
-/* diffusion.h - libdiffusion: images from text with latent diffusion models, on the CPU.
+/* diffusion.h - libdiffusion: images from text with latent diffusion models, on CPUs
+ * and NVIDIA GPUs.
  *
  * Load a model folder in diffusers layout once, share it among sessions, submit requests, and poll,
  * wait for or cancel the jobs that come of them. The library needs no Python and no network, prints

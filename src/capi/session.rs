@@ -26,7 +26,9 @@ unsafe impl Struct for diffusion_session_desc {}
 /// A thread and working memory for one model: runs the jobs submitted to it one after another.
 ///
 /// Sessions of one model share its weights and run side by side. After ::DIFFUSION_ERROR_INTERNAL in one of its
-/// jobs a session takes no more (::DIFFUSION_ERROR_INVALID_STATE); other sessions are not touched.
+/// jobs a session takes no more (::DIFFUSION_ERROR_INVALID_STATE); other sessions are not touched. After a job that
+/// ran out of memory, the host's or the device's, it works as before. After ::DIFFUSION_ERROR_DEVICE_LOST every job
+/// of the engine fails; engines on other devices are not touched.
 /// \since 0.1.0
 /// \ingroup jobs
 #[repr(C)]
@@ -44,7 +46,8 @@ impl Handle for diffusion_session {
 /// \param desc What is wanted; NULL = all defaults.
 /// \param session Receives the session, to be freed with diffusion_session_free(); NULL on failure.
 /// \param error Receives the error on failure, else NULL; may be NULL.
-/// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
+/// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_INVALID_ARGUMENT; ::DIFFUSION_ERROR_OUT_OF_MEMORY; on CUDA also
+/// ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY, ::DIFFUSION_ERROR_DEVICE and ::DIFFUSION_ERROR_DEVICE_LOST.
 /// \threadsafety Any thread.
 /// \since 0.1.0
 /// \ingroup jobs

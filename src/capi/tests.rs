@@ -63,6 +63,7 @@ impl Objects {
         unsafe {
             let mut desc: diffusion_engine_desc = zeroed();
             diffusion_engine_desc_init(&raw mut desc, size_of::<diffusion_engine_desc>());
+            desc.device = 1;
             desc.threads = 1;
             assert_eq!(diffusion_engine_new(&raw const desc, &raw mut engine, &raw mut error), OK);
             assert_eq!(
@@ -167,8 +168,8 @@ fn facts_are_written_as_far_as_the_callers_structure_goes() {
 #[test]
 fn structures_have_no_holes() {
     // The size is that of the fields: each begins where the one before it ends.
-    assert_eq!(size_of::<diffusion_engine_desc>(), 4 * 4 + 8 + 2 * size_of::<usize>());
-    assert_eq!(size_of::<diffusion_engine_info>(), 4 * 4 + 3 * 8 + size_of::<usize>());
+    assert_eq!(size_of::<diffusion_engine_desc>(), 6 * 4 + 2 * 8 + 3 * size_of::<usize>());
+    assert_eq!(size_of::<diffusion_engine_info>(), 6 * 4 + 3 * 8 + size_of::<usize>());
     assert_eq!(size_of::<diffusion_model_desc>(), 2 * 4 + size_of::<usize>());
     assert_eq!(size_of::<diffusion_model_info>(), 6 * 4 + 2 * 8 + 3 * size_of::<usize>());
     assert_eq!(size_of::<diffusion_option_info>(), 4 * 4 + 3 * 8 + 2 * size_of::<usize>());
@@ -205,7 +206,7 @@ fn a_failed_call_leaves_null_and_an_error() {
         diffusion_error_free(error);
 
         let mut engine = objects.engine;
-        let desc = diffusion_engine_desc { device: 7, struct_size: 40, ..zeroed() };
+        let desc = diffusion_engine_desc { device: 7, struct_size: 64, ..zeroed() };
         assert_eq!(diffusion_engine_new(&raw const desc, &raw mut engine, &raw mut error), INVALID_ARGUMENT);
         assert!(engine.is_null());
         assert_eq!(text(diffusion_error_message(error)), "device: there is no device 7");
@@ -385,14 +386,14 @@ fn null_is_an_error_everywhere() {
 #[test]
 fn an_engine_from_a_newer_header_is_refused() {
     let mut engine = null_mut();
-    let mut desc = [0u64; 6];
-    // SAFETY: 48 bytes, of which the library knows 40.
+    let mut desc = [0u64; 9];
+    // SAFETY: 72 bytes, of which the library knows 64.
     unsafe {
-        diffusion_engine_desc_init(desc.as_mut_ptr().cast(), 48);
+        diffusion_engine_desc_init(desc.as_mut_ptr().cast(), 72);
         let pointer = desc.as_mut_ptr();
         assert_eq!(diffusion_engine_new(pointer.cast(), &raw mut engine, null_mut()), OK);
         diffusion_engine_free(engine);
-        *pointer.add(5) = 1;
+        *pointer.add(8) = 1;
         assert_eq!(diffusion_engine_new(pointer.cast(), &raw mut engine, null_mut()), VERSION_MISMATCH);
         assert!(engine.is_null());
     }

@@ -9,7 +9,8 @@ int check_failures = 0;
 
 extern const test version_tests[], null_tests[], structs_tests[], options_tests[], models_tests[], requests_tests[],
     images_tests[], img2img_tests[], latents_tests[], jobs_tests[], threads_tests[], callbacks_tests[], lifecycle_tests[],
-    schedule_tests[], sampler_tests[], noise_tests[], guidance_tests[], panics_tests[];
+    schedule_tests[], sampler_tests[], noise_tests[], guidance_tests[], devices_tests[],
+    cuda_tests[], panics_tests[];
 
 static const struct {
     const char *name;
@@ -21,8 +22,10 @@ static const struct {
     {"jobs", jobs_tests},
     {"threads", threads_tests},     {"callbacks", callbacks_tests}, {"lifecycle", lifecycle_tests},
     {"schedule", schedule_tests},   {"sampler", sampler_tests},   {"noise", noise_tests},
-    {"guidance", guidance_tests},
-    {"panics", panics_tests}, /* only by name: needs a library built with fault-injection */
+    {"guidance", guidance_tests},   {"devices", devices_tests},
+    /* Only by name: */
+    {"cuda", cuda_tests},     /* needs the stand-in driver of tests/driver */
+    {"panics", panics_tests}, /* needs a library built with fault-injection */
 };
 enum { TOPIC_COUNT = sizeof TOPICS / sizeof TOPICS[0] };
 
@@ -95,7 +98,7 @@ int main(int argc, char **argv) {
     }
     int count = 0;
     for (int i = 0; i < TOPIC_COUNT; i++) {
-        bool chosen = named == 0 && TOPICS[i].tests != panics_tests;
+        bool chosen = named == 0 && TOPICS[i].tests != cuda_tests && TOPICS[i].tests != panics_tests;
         for (int a = 1; a < argc; a++) chosen = chosen || strcmp(argv[a], TOPICS[i].name) == 0;
         if (chosen) count += run_topic(TOPICS[i].name, TOPICS[i].tests);
     }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the C harness and runs it against a library:
-#   tests/capi/run.sh LIBDIR plain|asan|valgrind|panics...
-# LIBDIR holds libdiffusion.so and libdiffusion.so.0. `panics` needs a library built with the feature fault-injection.
+#   tests/capi/run.sh LIBDIR plain|asan|valgrind|cuda|panics...
+# LIBDIR holds libdiffusion.so and libdiffusion.so.0. `cuda` runs it on the stand-in driver of tests/driver, plain and
+# under AddressSanitizer. `panics` needs a library built with the feature fault-injection.
 # Each tool first has to catch a mistake planted on purpose: a harness under a tool that is not there proves nothing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -51,7 +52,7 @@ plain() {
     "$out/capi-plain"
 }
 
-asan() {
+build_asan() {
     build asan -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
     # grep -c, not -q: with pipefail a reader that leaves early would fail the pipe.
     [ "$(nm "$out/capi-asan" | grep -c __asan_init)" -gt 0 ] || fail "AddressSanitizer is not in the binary"
@@ -61,6 +62,10 @@ asan() {
     caught overflow heap-buffer-overflow "$out/planted-asan"
     caught leak LeakSanitizer "$out/planted-asan"
     caught undefined 'shift exponent' "$out/planted-asan"
+}
+
+asan() {
+    build_asan
     "$out/capi-asan" --quick
 }
 
@@ -77,7 +82,29 @@ valgrind_() {
     caught overflow 'Invalid write' valgrind_run "$out/planted-plain"
     caught leak 'definitely lost' valgrind_run "$out/planted-plain"
     valgrind_run "$out/capi-plain" --quick version null structs options requests images img2img latents jobs callbacks \
-        lifecycle schedule sampler noise guidance
+        lifecycle schedule sampler noise guidance devices
+}
+
+# lacks WORD FOLDERS NAME=VALUE...: on such a machine there is no CUDA, and the reason says WORD.
+lacks() {
+    local word=$1 path=$2
+    shift 2
+    env LD_LIBRARY_PATH="$path" DIFFUSION_TEST_MISSING="$word" "$@" "$out/capi-plain" devices >"$TMPDIR/lacks.log" 2>&1 ||
+        { cat "$TMPDIR/lacks.log"; fail "with $* in $path"; }
+    echo "ok     a machine that lacks $word"
+}
+
+cuda() {
+    make --no-print-directory -C tests/driver -j "$(nproc)"
+    local driver=$PWD/build/tests/driver
+    local all=$driver/cuda:$driver/cublaslt:$driver/nvrtc
+    build plain
+    lacks GPU "$all" STANDIN_DEVICES=0
+    lacks driver "$all" STANDIN_DRIVER_VERSION=11020
+    lacks cuBLASLt "$driver/cuda"
+    LD_LIBRARY_PATH=$all DIFFUSION_TEST_MODEL=tests/golden/models/sd1 "$out/capi-plain" devices cuda
+    build_asan
+    LD_LIBRARY_PATH=$all DIFFUSION_TEST_MODEL=tests/golden/models/sd1 "$out/capi-asan" --quick devices cuda
 }
 
 panics() {
@@ -88,7 +115,7 @@ panics() {
 for mode in "$@"; do
     echo "-- C harness: $mode"
     case $mode in
-    plain | asan | panics) "$mode" ;;
+    plain | asan | cuda | panics) "$mode" ;;
     valgrind) valgrind_ ;;
     *) fail "no mode '$mode'" ;;
     esac

@@ -16,6 +16,7 @@ const char *model_path(void) {
 diffusion_engine *engine_with_threads(uint32_t threads) {
     diffusion_engine_desc desc = DIFFUSION_ENGINE_DESC_INIT;
     diffusion_engine *made = NULL;
+    desc.device = DIFFUSION_DEVICE_CPU;
     desc.threads = threads;
     CHECK_STATUS(diffusion_engine_new(&desc, &made, NULL), DIFFUSION_OK);
     return made;

@@ -7,12 +7,12 @@
 /* The default model's folder: $DIFFUSION_TEST_MODEL, or models/emoji-64 under the current folder. */
 const char *model_path(void);
 
-/* One engine of one thread and one model, made at the first call and freed by support_shutdown. */
+/* One engine of one thread of the CPU and one model, made at the first call and freed by support_shutdown. */
 diffusion_engine *shared_engine(void);
 diffusion_model *shared_model(void);
 void support_shutdown(void);
 
-/* A new engine with so many threads; NULL and a failed check when that does not work. */
+/* A new engine on the CPU with so many threads; NULL and a failed check when that does not work. */
 diffusion_engine *engine_with_threads(uint32_t threads);
 
 /* Width and height of what new_request asks for: small, since valgrind takes about a second for a step of it. Tests

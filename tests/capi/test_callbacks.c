@@ -87,6 +87,7 @@ static void log_at(diffusion_log_level level, log_seen *seen) {
     diffusion_model *model = NULL;
     memset(seen, 0, sizeof *seen);
     seen->level = level;
+    desc.device = DIFFUSION_DEVICE_CPU;
     desc.threads = 1;
     desc.log_level = level;
     desc.log = see_log;

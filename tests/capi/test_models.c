@@ -310,6 +310,7 @@ static void memory_limit_below_the_weights(void) {
     diffusion_engine *engine = NULL;
     diffusion_model *model = (diffusion_model *)&desc;
     diffusion_error *error = NULL;
+    desc.device = DIFFUSION_DEVICE_CPU;
     desc.threads = 1;
     desc.memory_limit_host = 1 << 20;
     CHECK_STATUS(diffusion_engine_new(&desc, &engine, NULL), DIFFUSION_OK);

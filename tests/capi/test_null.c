@@ -31,6 +31,7 @@ static void functions_without_pointers(void) {
 static void frees_and_reads_of_null(void) {
     diffusion_error_free(NULL);
     diffusion_engine_free(NULL);
+    diffusion_device_list_free(NULL);
     diffusion_model_free(NULL);
     diffusion_request_free(NULL);
     diffusion_session_free(NULL);
@@ -48,6 +49,8 @@ static void frees_and_reads_of_null(void) {
     CHECK(strcmp(diffusion_error_detail(NULL), "") == 0);
     CHECK(diffusion_error_is_usage(NULL) == 0);
     CHECK(diffusion_option_find(NULL) == 0);
+    CHECK(diffusion_device_list_count(NULL) == 0);
+    CHECK(strcmp(diffusion_device_list_reason(NULL), "") == 0);
     CHECK(diffusion_job_error(NULL) == NULL);
     CHECK(diffusion_image_pixels(NULL) == NULL);
     CHECK(diffusion_image_metadata(NULL) == NULL || strcmp(diffusion_image_metadata(NULL), "") == 0);
@@ -62,6 +65,7 @@ static void constructors(void) {
     diffusion_session *session = GARBAGE;
 
     REJECTS(diffusion_engine_new(NULL, NULL, e), diffusion_engine_new(NULL, NULL, NULL));
+    REJECTS(diffusion_device_list_new(NULL, NULL, e), diffusion_device_list_new(NULL, NULL, NULL));
 
     REJECTS(diffusion_model_load(NULL, model_path(), NULL, &model, e), diffusion_model_load(NULL, NULL, NULL, NULL, NULL));
     CHECK(model == NULL);
@@ -97,6 +101,8 @@ static void constructors(void) {
 static void infos(void) {
     diffusion_engine_info engine_info = DIFFUSION_ENGINE_INFO_INIT;
     diffusion_model_info model_info = DIFFUSION_MODEL_INFO_INIT;
+    diffusion_device_info device_info = DIFFUSION_DEVICE_INFO_INIT;
+    REJECTS(diffusion_device_list_get_info(NULL, 0, &device_info, e), diffusion_device_list_get_info(NULL, 0, NULL, NULL));
     REJECTS(diffusion_engine_get_info(NULL, &engine_info, e), diffusion_engine_get_info(NULL, NULL, NULL));
     REJECTS(diffusion_engine_get_info(shared_engine(), NULL, e), diffusion_engine_get_info(shared_engine(), NULL, NULL));
     REJECTS(diffusion_model_get_info(NULL, &model_info, e), diffusion_model_get_info(NULL, NULL, NULL));

@@ -89,7 +89,9 @@ static void desc_init_matches_the_macro(void) {
     CHECK(function.struct_size == sizeof function && function.device == macro.device &&
           function.threads == macro.threads && function.log_level == macro.log_level &&
           function.memory_limit_host == macro.memory_limit_host && function.log == macro.log &&
-          function.log_user_data == macro.log_user_data);
+          function.log_user_data == macro.log_user_data && function.device_index == macro.device_index &&
+          function.precision == macro.precision && function.memory_limit_device == macro.memory_limit_device &&
+          function.cuda_library_directory == macro.cuda_library_directory);
 
     /* An older caller's memory ends earlier. */
     struct {

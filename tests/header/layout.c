@@ -8,6 +8,7 @@
 SIZE(diffusion_status, 4);
 SIZE(diffusion_option, 4);
 SIZE(diffusion_device, 4);
+SIZE(diffusion_precision, 4);
 SIZE(diffusion_log_level, 4);
 SIZE(diffusion_option_type, 4);
 SIZE(diffusion_stage, 4);
@@ -21,7 +22,7 @@ SIZE(diffusion_profile, 4);
 SIZE(diffusion_clip, 4);
 SIZE(diffusion_guidance_method, 4);
 
-SIZE(diffusion_engine_desc, 40);
+SIZE(diffusion_engine_desc, 64);
 AT(diffusion_engine_desc, struct_size, 0);
 AT(diffusion_engine_desc, device, 4);
 AT(diffusion_engine_desc, threads, 8);
@@ -29,8 +30,12 @@ AT(diffusion_engine_desc, log_level, 12);
 AT(diffusion_engine_desc, memory_limit_host, 16);
 AT(diffusion_engine_desc, log, 24);
 AT(diffusion_engine_desc, log_user_data, 32);
+AT(diffusion_engine_desc, device_index, 40);
+AT(diffusion_engine_desc, precision, 44);
+AT(diffusion_engine_desc, memory_limit_device, 48);
+AT(diffusion_engine_desc, cuda_library_directory, 56);
 
-SIZE(diffusion_engine_info, 48);
+SIZE(diffusion_engine_info, 56);
 AT(diffusion_engine_info, struct_size, 0);
 AT(diffusion_engine_info, device, 4);
 AT(diffusion_engine_info, threads, 8);
@@ -39,6 +44,21 @@ AT(diffusion_engine_info, memory_used, 16);
 AT(diffusion_engine_info, memory_peak, 24);
 AT(diffusion_engine_info, memory_limit, 32);
 AT(diffusion_engine_info, device_name, 40);
+AT(diffusion_engine_info, device_index, 48);
+AT(diffusion_engine_info, precision, 52);
+
+SIZE(diffusion_device_list_desc, 16);
+AT(diffusion_device_list_desc, struct_size, 0);
+AT(diffusion_device_list_desc, reserved, 4);
+AT(diffusion_device_list_desc, cuda_library_directory, 8);
+
+SIZE(diffusion_device_info, 32);
+AT(diffusion_device_info, struct_size, 0);
+AT(diffusion_device_info, device, 4);
+AT(diffusion_device_info, device_index, 8);
+AT(diffusion_device_info, compute_capability, 12);
+AT(diffusion_device_info, memory, 16);
+AT(diffusion_device_info, name, 24);
 
 SIZE(diffusion_model_desc, 16);
 AT(diffusion_model_desc, struct_size, 0);

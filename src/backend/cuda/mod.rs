@@ -5,6 +5,7 @@
 //! run.
 
 mod attention;
+mod callers;
 mod conv;
 mod device;
 mod elementwise;
@@ -13,6 +14,7 @@ mod images;
 mod launch;
 pub mod library;
 mod linear;
+pub mod list;
 mod matmul;
 mod norm;
 mod pool;
@@ -33,6 +35,7 @@ use cudarc::driver::sys::CUdeviceptr;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+pub(crate) use self::callers::CallersContext;
 use self::device::{Device, lock};
 use self::pool::{Block, Buffer, Pool};
 pub use self::repeat::CudaRepeated;
@@ -134,6 +137,7 @@ impl Cuda {
     }
 
     fn session_of(device: Arc<Device>) -> Result<Self> {
+        let _callers = CallersContext::keep();
         device.bind()?;
         let pool = Pool::new(&device)?;
         Ok(Self {
@@ -143,6 +147,16 @@ impl Cuda {
             workspace: Arc::default(),
             cancel: Cancel::default(),
         })
+    }
+
+    /// Which GPU, in the driver's order, from 0.
+    pub fn index(&self) -> usize {
+        self.device.index
+    }
+
+    /// The type of activations.
+    pub fn precision(&self) -> Precision {
+        self.device.precision
     }
 
     /// Bytes of device memory allocated now: weights and activations of all sessions, with what their pools hold in

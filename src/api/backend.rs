@@ -1,0 +1,215 @@
+//! Which backend computes: the one file of the API that tells them apart.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::device::{Device, Precision};
+use super::engine::EngineOptions;
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::backend::cuda::library::Search;
+use crate::backend::cuda::{self, CallersContext, Cuda};
+use crate::pipeline::request::{Observer, Output, Request};
+use crate::pipeline::{Info, Pipeline};
+use crate::sampling::SchedulerConfig;
+use crate::util::cancel::Cancel;
+use crate::util::error::{Error, Result, Status, bail, error};
+use crate::util::log::{Level, Log};
+
+/// An engine's backend.
+pub(super) enum AnyBackend {
+    Cpu(Cpu),
+    Cuda(Cuda),
+}
+
+impl AnyBackend {
+    /// The backend that `options` ask for; it also says in the log why `Auto` is not CUDA.
+    ///
+    /// # Errors
+    /// As [`super::Engine::new`].
+    pub(super) fn new(options: &EngineOptions) -> Result<Self> {
+        match options.device {
+            Device::Cpu => cpu(options),
+            Device::Cuda => cuda(options),
+            Device::Auto => match cuda(options) {
+                Err(missing) if is_unusable(&missing) => {
+                    // A machine without a GPU is as it should be; a GPU that does not start is not.
+                    let level = match missing.status() {
+                        Status::Unsupported => Level::Info,
+                        _ => Level::Warn,
+                    };
+                    options.log.write(level, format_args!("engine: the CPU computes, not CUDA: {missing}"));
+                    cpu(options).map_err(|error| match error.status() {
+                        Status::Unsupported => {
+                            error!(Unsupported, "{error}, and CUDA cannot be used: {missing}")
+                        }
+                        _ => error,
+                    })
+                }
+                opened => opened,
+            },
+        }
+    }
+
+    /// [`Pipeline::load`].
+    pub(super) fn load(&self, path: &Path, variant: Option<&str>, log: &Log) -> Result<Box<dyn AnyPipeline>> {
+        match self {
+            Self::Cpu(cpu) => Loaded::load(path, variant, cpu, log),
+            Self::Cuda(cuda) => {
+                let _callers = CallersContext::keep();
+                Loaded::load(path, variant, cuda, log)
+            }
+        }
+    }
+
+    /// Never `Auto`.
+    pub(super) fn device(&self) -> Device {
+        match self {
+            Self::Cpu(_) => Device::Cpu,
+            Self::Cuda(_) => Device::Cuda,
+        }
+    }
+
+    /// The device for people.
+    pub(super) fn description(&self) -> String {
+        match self {
+            Self::Cpu(cpu) => cpu.description(),
+            Self::Cuda(cuda) => cuda.description(),
+        }
+    }
+
+    /// Which CUDA device; 0 for the CPU.
+    pub(super) fn device_index(&self) -> u32 {
+        match self {
+            Self::Cpu(_) => 0,
+            Self::Cuda(cuda) => cuda.index() as u32,
+        }
+    }
+
+    /// What activations are.
+    pub(super) fn precision(&self) -> Precision {
+        match self {
+            Self::Cpu(_) => Precision::F32,
+            Self::Cuda(cuda) => cuda.precision(),
+        }
+    }
+
+    /// Threads of the CPU that compute.
+    pub(super) fn threads(&self) -> usize {
+        match self {
+            Self::Cpu(cpu) => cpu.threads(),
+            Self::Cuda(_) => 0,
+        }
+    }
+
+    /// Bytes of the device allocated now, by all sessions.
+    pub(super) fn memory_used(&self) -> u64 {
+        match self {
+            Self::Cpu(cpu) => cpu.memory_used(),
+            Self::Cuda(cuda) => cuda.memory_used(),
+        }
+    }
+
+    /// The most bytes that were ever allocated at a time.
+    pub(super) fn memory_peak(&self) -> u64 {
+        match self {
+            Self::Cpu(cpu) => cpu.memory_peak(),
+            Self::Cuda(cuda) => cuda.memory_peak(),
+        }
+    }
+
+    /// The most bytes that may be allocated.
+    pub(super) fn memory_limit(&self) -> Option<u64> {
+        match self {
+            Self::Cpu(cpu) => cpu.memory_limit(),
+            Self::Cuda(cuda) => cuda.memory_limit(),
+        }
+    }
+
+    /// Panics on a thread that computes, where the device has some. For tests of what a panic does.
+    #[cfg(feature = "fault-injection")]
+    #[allow(clippy::panic)]
+    pub(super) fn panic_in_a_task(&self) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => cpu.panic_in_a_task(),
+            Self::Cuda(_) => panic!("planted by fault-injection"),
+        }
+    }
+}
+
+fn cpu(options: &EngineOptions) -> Result<AnyBackend> {
+    if let Some(precision @ (Precision::F16 | Precision::Bf16)) = options.precision {
+        bail!(Unsupported, "precision: the CPU computes in f32 only, not in {}", precision.suffix());
+    }
+    Ok(AnyBackend::Cpu(Cpu::new(options.threads as usize, limit(options.memory_limit_host))?))
+}
+
+fn cuda(options: &EngineOptions) -> Result<AnyBackend> {
+    let cuda = Cuda::new(&cuda::Options {
+        index: options.device_index as usize,
+        precision: options.precision.unwrap_or(Precision::F16),
+        memory_limit: limit(options.memory_limit_device),
+        search: Search { directory: options.cuda_library_directory.clone() },
+        log: options.log.clone(),
+    })?;
+    Ok(AnyBackend::Cuda(cuda))
+}
+
+fn limit(bytes: u64) -> Option<u64> {
+    (bytes != 0).then_some(bytes)
+}
+
+/// Whether the machine, rather than what was asked for, is why there is no CUDA.
+fn is_unusable(error: &Error) -> bool {
+    use Status::{Device, DeviceLost, DeviceOutOfMemory, Unsupported};
+    matches!(error.status(), Unsupported | Device | DeviceLost | DeviceOutOfMemory)
+}
+
+/// A [`Pipeline`] with what computes it, on whichever backend.
+pub(super) trait AnyPipeline: Send + Sync {
+    /// [`Pipeline::info`].
+    fn info(&self) -> &Info;
+    /// [`Pipeline::scheduler`].
+    fn scheduler(&self) -> &SchedulerConfig;
+    /// [`Pipeline::check`].
+    fn check(&self, request: &Request) -> Result<()>;
+    /// The same pipeline with a pool of its own: what a session generates with.
+    fn session(&self) -> Result<Box<dyn AnyPipeline>>;
+    /// [`Pipeline::generate`], which fails with `Cancelled` soon after `cancel` is set.
+    fn generate(&self, cancel: &Cancel, request: &Request, observer: &mut dyn Observer) -> Result<Output>;
+}
+
+// The pipeline comes first so that the weights go before the backend does.
+struct Loaded<B: Backend> {
+    pipeline: Arc<Pipeline<B>>,
+    backend: B,
+}
+
+impl<B: Backend> Loaded<B> {
+    fn load(path: &Path, variant: Option<&str>, backend: &B, log: &Log) -> Result<Box<dyn AnyPipeline>> {
+        let pipeline = Arc::new(Pipeline::load(path, variant, backend, log)?);
+        Ok(Box::new(Self { pipeline, backend: backend.clone() }))
+    }
+}
+
+impl<B: Backend> AnyPipeline for Loaded<B> {
+    fn info(&self) -> &Info {
+        self.pipeline.info()
+    }
+
+    fn scheduler(&self) -> &SchedulerConfig {
+        self.pipeline.scheduler()
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        self.pipeline.check(request)
+    }
+
+    fn session(&self) -> Result<Box<dyn AnyPipeline>> {
+        Ok(Box::new(Self { pipeline: self.pipeline.clone(), backend: self.backend.session()? }))
+    }
+
+    fn generate(&self, cancel: &Cancel, request: &Request, observer: &mut dyn Observer) -> Result<Output> {
+        self.pipeline.generate(&self.backend.with_cancel(cancel), request, observer)
+    }
+}
