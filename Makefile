@@ -93,6 +93,7 @@ test-kernels:
 test-driver:
 	@echo "== stand-in CUDA driver and cuBLASLt, through cudarc"
 	@$(MAKE) --no-print-directory -C tests/driver -j "$$(nproc)"
+	@tests/kernels/run.sh card
 	@LD_LIBRARY_PATH=$(CURDIR)/build/tests/driver/cuda:$(CURDIR)/build/tests/driver/cublaslt \
 	    $(CARGO) test --quiet --locked --manifest-path tests/driver/Cargo.toml --target-dir build/driver-tests
 
