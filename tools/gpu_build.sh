@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds into build/gpu all that tools/gpu_check.sh runs on a machine with an NVIDIA GPU, which needs no Rust, no
-# compiler and no network then: binaries for glibc 2.28 and newer, kernels for every architecture, wheels of diffusers.
+# compiler and no network then: binaries for glibc 2.28 and newer, kernels for every architecture, a wheel of diffusers.
 # Needs the package index; no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,7 +44,6 @@ cp "$(built lib --profile test --lib --tests)" $out/unit-tests
 cp "$(built bench --release --bench cuda)" $out/bench
 strip $out/unit-tests $out/bench $out/kernel-tests
 
-echo "== wheels"
-pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -d $out/wheels \
-    diffusers==0.42.1 open_clip_torch==3.2.0
+echo "== a wheel of diffusers"
+pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -d $out/wheels diffusers==0.42.1
 du -sh $out

@@ -13,10 +13,12 @@ summary=$out/summary.txt
     git log -1 --format='%h %s' 2>/dev/null
 } >"$summary"
 
-# step NAME SECONDS COMMAND...: runs it, keeps its log, and goes on whatever comes of it.
+# step NAME SECONDS COMMAND...: runs it, keeps its log, and goes on whatever comes of it. All together have 470 s.
 step() {
-    local name=$1 limit=$2 begin=$SECONDS status=0
+    local name=$1 limit=$2 begin=$SECONDS status=0 left=$((470 - SECONDS))
     shift 2
+    if [ $left -lt 1 ]; then left=1; fi
+    if [ "$limit" -gt $left ]; then limit=$left; fi
     echo "== $name"
     timeout "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
     tail -n 3 "$out/$name.log"
@@ -30,7 +32,8 @@ step operations 90 "$gpu/unit-tests" cuda --test-threads 1
 step bench 60 "$gpu/bench" "$out/bench.md"
 for model in sd15:512 sdxl:1024; do
     name=${model%:*} size=${model#*:}
-    step "make-$name" 120 python3 tools/make_model.py "$name" "$out/$name" --dtype f16
+    step "make-$name" 120 python3 tools/make_model.py "$name" "$out/$name" --dtype f16 \
+        --tokenizer tests/golden/tokenizer/clip
     step "compare-$name" 150 python3 tools/gpu_compare.py "$out/$name" --library "$gpu/libdiffusion.so" --size "$size"
     rm -rf "${out:?}/$name"
 done
