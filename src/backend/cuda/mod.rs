@@ -204,23 +204,6 @@ impl Cuda {
         self.pool.take(bytes, operation)
     }
 
-    /// Bytes that are to stay on the device, for example of a weight; `what` names them in errors. They are there for
-    /// every session when this returns.
-    fn store(&self, bytes: &[u8], what: &str) -> Result<Buffer> {
-        self.start()?;
-        let buffer = Buffer::new(&self.device, bytes.len(), what)?;
-        self.staging().upload(
-            &self.pool.stream,
-            &self.device,
-            buffer.pointer(),
-            bytes.len(),
-            1,
-            |range, to| to.copy_from_slice(&bytes[range]),
-        )?;
-        self.pool.stream.synchronize(what)?;
-        Ok(buffer)
-    }
-
     fn staging(&self) -> std::sync::MutexGuard<'_, Staging> {
         lock(&self.staging)
     }
