@@ -121,7 +121,7 @@ fn a_device_that_does_not_exist_is_named() {
     assert_eq!(open(1).message(), "CUDA device 1 does not exist, there are 1");
     assert_eq!(open(usize::MAX).status(), Status::NotFound);
     stand_in.set("devices", 0);
-    assert_eq!(open(0).status(), Status::NotFound);
+    assert_eq!(open(0).status(), Status::Unsupported);
 }
 
 #[test]
