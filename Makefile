@@ -12,6 +12,9 @@ SONAME  := libdiffusion.so.$(firstword $(subst ., ,$(VERSION)))
 FILE    := libdiffusion.so.$(VERSION)
 export CC CXX
 
+# The folders of the stand-in for CUDA that tests/driver builds.
+STAND_IN := $(subst $(eval) ,:,$(addprefix $(CURDIR)/build/tests/driver/,cuda cublaslt nvrtc))
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo lib examples test check header docs bench kernels kernels-check install uninstall clean \
@@ -93,8 +96,7 @@ test-kernels:
 test-driver:
 	@echo "== stand-in CUDA driver and cuBLASLt, through cudarc"
 	@$(MAKE) --no-print-directory -C tests/driver -j "$$(nproc)"
-	@LD_LIBRARY_PATH=$(CURDIR)/build/tests/driver/cuda:$(CURDIR)/build/tests/driver/cublaslt \
-	    $(CARGO) test --quiet --locked --manifest-path tests/driver/Cargo.toml --target-dir build/driver-tests
+	@LD_LIBRARY_PATH=$(STAND_IN) $(CARGO) test --quiet --locked --manifest-path tests/driver/Cargo.toml --target-dir build/driver-tests
 
 test-header:
 	@echo "== header: as src/capi says, alone in C and C++, layout, foreign-function parsers"
@@ -126,9 +128,11 @@ test-panics:
 	@ln -sf libdiffusion.so build/fault-injection/$(SONAME)
 	@tests/capi/run.sh build/fault-injection panics
 
+# With the stand-in driver: LIBDIFFUSION_STAND_IN makes it a failure if that is not found.
 test-rust:
 	@echo "== Rust tests: units, operations, blocks, pipeline, layering"
-	@$(CARGO) test
+	@rm -rf build/tests/cache
+	@LD_LIBRARY_PATH=$(STAND_IN) LIBDIFFUSION_STAND_IN=1 LIBDIFFUSION_CACHE_DIR=$(CURDIR)/build/tests/cache $(CARGO) test
 
 ## header: write include/diffusion.h anew from src/capi
 header:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Compiles kernels/*.cu with NVRTC, which needs neither a GPU nor a driver nor the CUDA toolkit.
 
-    tools/kernels.py build [FAMILY...]   writes build/kernels/FAMILY.ARCHITECTURE.cubin (and .ptx)
+    tools/kernels.py build [FAMILY...]   writes build/kernels/FAMILY.ARCHITECTURE.cubin (and .ptx), and of all families
+                                         kernels.pack, which build.rs embeds in the library
     tools/kernels.py check [FAMILY...]   compiles only, prints what each kernel uses, and fails on any warning,
                                          register spill, stack frame, or a wgmma that ptxas had to serialise
 
@@ -14,9 +15,11 @@ import multiprocessing
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import venv
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels"
@@ -158,16 +161,42 @@ def compile_all(chosen):
         yield from pool.imap(compile_image, jobs)
 
 
+def hash_of_sources():
+    """FNV-1a of names and texts, each with a zero behind it, as build.rs has it."""
+    value = 0xCBF29CE484222325
+    for source in sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")], key=lambda path: path.name):
+        for byte in source.name.encode() + b"\0" + source.read_bytes() + b"\0":
+            value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value
+
+
+def write_pack(path, images):
+    """The format is told in src/backend/cuda/images.rs."""
+    packed = [(name.encode(), len(image), zlib.compress(image, 9)) for name, image in images]
+    heads = [struct.pack("<B", len(name)) + name + struct.pack("<II", size, len(data)) for name, size, data in packed]
+    data = [data for _, _, data in packed]
+    path.write_bytes(b"".join([b"LDKPACK1", struct.pack("<QI", hash_of_sources(), len(packed)), *heads, *data]))
+    # build.rs looks for a pack when it is run, and is run again when it changes.
+    (ROOT / "build.rs").touch()
+
+
 def build(chosen):
     out = ROOT / "build" / "kernels"
     out.mkdir(parents=True, exist_ok=True)
     size = count = 0
+    images = []
     for family, architecture, succeeded, log, image in compile_all(chosen):
         if not succeeded:
             sys.exit(f"{family}.cu for {architecture}:\n{log}")
         extension = "ptx" if architecture.startswith("compute") else "cubin"
         (out / f"{family}.{architecture}.{extension}").write_bytes(image)
         size, count = size + len(image), count + 1
+        # Of the families for every GPU sm_90a has nothing that sm_90 lacks; the tests' wrappers are not the library's.
+        if family != "wrappers" and (architecture != "sm_90a" or family.endswith("_sm90a")):
+            images.append((f"{family}.{architecture}", image))
+    if not chosen:
+        write_pack(out / "kernels.pack", images)
+        print(f"kernels.pack: {(out / 'kernels.pack').stat().st_size / 1e6:.1f} MB")
     print(f"{count} images, {size / 1e6:.1f} MB, in {out.relative_to(ROOT)}")
 
 

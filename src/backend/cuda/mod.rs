@@ -17,6 +17,7 @@ mod linear;
 pub mod list;
 mod matmul;
 mod norm;
+mod nvrtc;
 mod pool;
 mod repeat;
 mod staging;

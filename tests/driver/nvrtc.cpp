@@ -1,0 +1,85 @@
+// A stand-in for NVRTC: "compiles" any source to an image with which the stand-in driver has every kernel, so that tests
+// take the way of a machine whose library was built without kernels.
+//
+// $STANDIN_NVRTC_FAIL makes sources not compile. Each compilation is counted in the file $STANDIN_NVRTC_LOG, a line each,
+// for tests that count them over several processes.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+enum Result { SUCCESS = 0, INVALID_INPUT = 3, INVALID_PROGRAM = 4, INVALID_OPTION = 5, COMPILATION = 6 };
+
+struct Program {
+    std::string name, image, log;
+};
+
+API int nvrtcVersion(int* major, int* minor) {
+    *major = 12, *minor = 9;
+    return SUCCESS;
+}
+
+API int nvrtcCreateProgram(Program** program, const char* source, const char* name, int headers,
+                           const char* const* texts, const char* const* names) {
+    if (!source || !name) return INVALID_INPUT;
+    // Every header has to be there.
+    for (int i = 0; i < headers; i++) {
+        if (!texts[i] || !names[i]) return INVALID_INPUT;
+    }
+    for (const char* at = source; (at = strstr(at, "#include \"")); at++) {
+        bool found = false;
+        const std::string wanted = at + strlen("#include \"");
+        for (int i = 0; i < headers; i++) found |= wanted.rfind(std::string(names[i]) + '"', 0) == 0;
+        if (!found) return INVALID_INPUT;
+    }
+    *program = new Program{name, "", ""};
+    return SUCCESS;
+}
+
+API int nvrtcDestroyProgram(Program** program) {
+    delete *program;
+    *program = nullptr;
+    return SUCCESS;
+}
+
+API int nvrtcCompileProgram(Program* program, int count, const char* const* options) {
+    std::string architecture;
+    for (int i = 0; i < count; i++) {
+        const std::string option = options[i], wanted = "--gpu-architecture=sm_";
+        if (option.rfind(wanted, 0) == 0) architecture = option.substr(wanted.size());
+        else if (option != "--std=c++17" && option != "-default-device") return INVALID_OPTION;
+    }
+    if (architecture.empty() || atoi(architecture.c_str()) > 121) return INVALID_OPTION;
+    if (const char* log = getenv("STANDIN_NVRTC_LOG")) {
+        if (FILE* file = fopen(log, "a")) {
+            fprintf(file, "%s sm_%s\n", program->name.c_str(), architecture.c_str());
+            fclose(file);
+        }
+    }
+    if (getenv("STANDIN_NVRTC_FAIL")) {
+        program->log = program->name + "(1): error: a planted one\n";
+        return COMPILATION;
+    }
+    program->image = ".version 8.8\n.target sm_" + architecture + "\n.address_size 64\n";
+    return SUCCESS;
+}
+
+API int nvrtcGetCUBINSize(Program* program, size_t* size) {
+    if (program->image.empty()) return INVALID_PROGRAM;
+    *size = program->image.size() + 1;
+    return SUCCESS;
+}
+API int nvrtcGetCUBIN(Program* program, char* image) {
+    memcpy(image, program->image.c_str(), program->image.size() + 1);
+    return SUCCESS;
+}
+API int nvrtcGetProgramLogSize(Program* program, size_t* size) {
+    *size = program->log.size() + 1;
+    return SUCCESS;
+}
+API int nvrtcGetProgramLog(Program* program, char* log) {
+    memcpy(log, program->log.c_str(), program->log.size() + 1);
+    return SUCCESS;
+}
