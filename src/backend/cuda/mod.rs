@@ -38,7 +38,7 @@ use half::{bf16, f16};
 
 pub(crate) use self::callers::CallersContext;
 use self::device::{Device, lock};
-use self::pool::{Block, Buffer, Pool};
+use self::pool::{Block, Pool};
 pub use self::repeat::CudaRepeated;
 use self::staging::Staging;
 pub use self::weights::{CudaAffine, CudaConv2d, CudaEmbedding, CudaLinear};
