@@ -55,8 +55,10 @@ fn embedded_rows(pipeline: &Pipeline<Spy>, calls: &[Call]) -> Vec<usize> {
 
 /// Cross-attentions, as the checkpoint counts them.
 fn cross_attentions(model: &str) -> usize {
-    let file = golden_path(&format!("models/{model}/unet/diffusion_pytorch_model.safetensors"));
-    let bytes = std::fs::read(file).unwrap();
+    let files = std::fs::read_dir(golden_path(&format!("models/{model}/unet"))).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let shards = files.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    let bytes: Vec<u8> = shards.flat_map(|shard| std::fs::read(shard).unwrap()).collect();
     let name = b"attn2.to_k.weight";
     bytes.windows(name.len()).filter(|window| window == name).count()
 }
