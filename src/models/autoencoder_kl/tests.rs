@@ -100,6 +100,11 @@ fn large_activations_fit_f16_when_scaled() {
     assert!(decode(None, true).iter().any(|x| !x.is_finite()));
 }
 
+#[test]
+fn matches_diffusers_on_cuda() {
+    golden::on_cuda(check_all);
+}
+
 fn config(changes: Value) -> AutoencoderKLConfig {
     let Value::Object(changes) = changes else { panic!("not an object") };
     let path = golden::component("sd1", "vae").join("config.json");

@@ -133,6 +133,11 @@ fn matches_diffusers_on_the_cpu() {
     check_all(&Cpu::new(2, None).unwrap());
 }
 
+#[test]
+fn matches_diffusers_on_cuda() {
+    golden::on_cuda(check_all);
+}
+
 /// Unconditional, conditional and perturbed rows in one batch, against diffusers' attention processors for
 /// perturbed-attention guidance and its hook that skips transformer blocks.
 fn check_perturbed<B: Backend>(b: &B) {
