@@ -99,7 +99,7 @@ pub(crate) fn run<B: Backend>(b: &B, case: Case, images: Range<usize>) -> Result
         Case::Geglu { tokens, inputs, outputs } => {
             let shape = [2 * outputs, inputs];
             let (bytes, bias) = (weight(&shape, DType::F16, 1), weight(&shape[..1], DType::F32, 2));
-            let linear = b.prepare_linear(
+            let linear = b.prepare_geglu(
                 Weight { dtype: DType::F16, shape: &shape, bytes: &bytes },
                 Some(Weight { dtype: DType::F32, shape: &shape[..1], bytes: &bias }),
             )?;
@@ -196,7 +196,9 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(Case::Linear { tokens, inputs, outputs, dtype, epilogue: i % 2 == 0 });
     }
     cases.push(Case::Linear { tokens: 250, inputs: 33, outputs: 600, dtype: DType::F32, epilogue: true });
-    for (tokens, inputs, outputs) in [(1, 5, 1), (30, 40, 20), (19, 64, 96), (50, 20, 300), (3, 8, 17)] {
+    for (tokens, inputs, outputs) in
+        [(1, 5, 1), (30, 40, 20), (19, 64, 96), (130, 40, 168), (50, 20, 300), (3, 8, 17)]
+    {
         cases.push(Case::Geglu { tokens, inputs, outputs });
     }
     let same = ConvGeometry::same(3);

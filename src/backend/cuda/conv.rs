@@ -239,3 +239,6 @@ unsafe fn run_f32(
     // SAFETY: conv2d_f32(x, w, bias, channel_bias, residual, y, shape, activation); the sizes are the caller's.
     unsafe { cuda.launch("conv_f32", "conv2d_f32", grid, parameters) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule,
+    CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult,
 };
 
 use super::callers::CallersContext;
@@ -95,7 +95,7 @@ impl Device {
         let unnamed = format!("GPU {index}");
         let health = Health::default();
         let count = match result::init().and_then(|()| result::device::get_count()) {
-            Err(DriverError(cudarc::driver::sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
+            Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
             count => health.of("this machine", "CUDA", count)?,
         };
         let count = usize::try_from(count).unwrap_or(0);
@@ -212,7 +212,7 @@ impl Device {
             let bytes = i32::try_from(shared).unwrap_or(i32::MAX);
             // SAFETY: the function is of a loaded module.
             let set = unsafe { result::function::set_function_attribute(function.function, most, bytes) };
-            if set == Err(DriverError(cudarc::driver::sys::CUresult::CUDA_ERROR_INVALID_VALUE)) {
+            if set == Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)) {
                 bail!(
                     Unsupported,
                     "{name} needs {shared} bytes of shared memory, more than {} has",
@@ -234,7 +234,19 @@ impl Device {
         bytes.push(0);
         // SAFETY: the image is whole, and the driver copies it.
         let module = unsafe { result::module::load_data(bytes.as_ptr().cast::<c_void>()) };
-        let module = self.check(&format!("loading the kernels {family}"), module)?;
+        let module = match module {
+            Err(DriverError(
+                code @ (CUresult::CUDA_ERROR_INVALID_IMAGE
+                | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+                | CUresult::CUDA_ERROR_INVALID_PTX
+                | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION),
+            )) => bail!(
+                Unsupported,
+                "the kernels {family} are not for {} and its driver: {code:?}; update the driver",
+                self.name
+            ),
+            module => self.check(&format!("loading the kernels {family}"), module)?,
+        };
         Ok(Module { module, functions: HashMap::new() })
     }
 }

@@ -164,7 +164,9 @@ pub(super) struct Pool {
 }
 
 /// The memory of a recording, which its work goes on using when it is replayed.
-pub(super) struct RecordedMemory(#[allow(dead_code)] Arc<Shelf>);
+pub(super) struct RecordedMemory {
+    _shelf: Arc<Shelf>,
+}
 
 impl Pool {
     pub(super) fn new(device: &Arc<Device>) -> Result<Arc<Self>> {
@@ -247,7 +249,7 @@ impl Pool {
         let unused: Vec<Buffer> = unused;
         *lock(&shelf.free) = used;
         lock(&self.session.free).extend(unused);
-        (self.device.check("recording", graph), RecordedMemory(shelf))
+        (self.device.check("recording", graph), RecordedMemory { _shelf: shelf })
     }
 }
 

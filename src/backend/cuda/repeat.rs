@@ -162,11 +162,13 @@ fn record(
     match recording {
         Ok(recording) => state.recording = Some(recording),
         Err(error) if matches!(error.status(), Status::Cancelled | Status::DeviceLost) => return Err(error),
-        // Running the step takes what was missing.
-        Err(error) if error.status() == Status::DeviceOutOfMemory => state.failures += 1,
         Err(error) => {
-            state.failures = ATTEMPTS;
-            cuda.device.warn_once(format_args!("steps are not recorded: {error}"));
+            // Running the step takes the memory that was missing; nothing helps against other errors.
+            let missing = error.status() == Status::DeviceOutOfMemory;
+            state.failures = if missing { state.failures + 1 } else { ATTEMPTS };
+            if state.failures == ATTEMPTS {
+                cuda.device.warn_once(format_args!("steps are not recorded: {error}"));
+            }
         }
     }
     Ok(())

@@ -121,7 +121,7 @@ fn a_device_that_does_not_exist_is_named() {
     assert_eq!(open(1).message(), "CUDA device 1 does not exist, there are 1");
     assert_eq!(open(usize::MAX).status(), Status::NotFound);
     stand_in.set("devices", 0);
-    assert_eq!(open(0).status(), Status::NotFound);
+    assert_eq!(open(0).status(), Status::Unsupported);
 }
 
 #[test]
@@ -131,6 +131,19 @@ fn an_old_gpu_is_not_supported() {
     let error = Cuda::new(&Options::default()).err().unwrap();
     assert_eq!(error.status(), Status::Unsupported);
     assert_eq!(error.message(), "Stand-in GPU 0 (GPU 0) has compute capability 7.5, at least 8.0 is needed");
+}
+
+/// An image for other GPUs, and a GPU that is another all of a sudden.
+#[test]
+fn kernels_that_do_not_fit_the_gpu_are_not_supported() {
+    let Some(stand_in) = StandIn::take() else { return };
+    let cuda = gpu(Precision::F16);
+    stand_in.set("architecture", 75);
+    let error = work(&cuda).err().unwrap();
+    assert_eq!(error.status(), Status::Unsupported, "{error}");
+    assert!(error.message().starts_with("the kernels elementwise are not for Stand-in GPU 0"), "{error}");
+    stand_in.set("architecture", 80);
+    work(&cuda).unwrap();
 }
 
 /// A head of 512 values needs more shared memory than some GPUs let a block have.

@@ -77,9 +77,14 @@ fn everything_may_be_dropped_anywhere() {
     let x = session.upload(shape, &values(shape)).unwrap();
     let y = session.add(&x, &x).unwrap();
     let weight = cuda.store(&[1, 2, 3], "a weight").unwrap();
-    drop((cuda, session));
+    drop(session);
     std::thread::spawn(move || drop((weight, y))).join().unwrap();
     assert_ne!(stand_in.get("memory_in_use"), 0);
+    std::thread::spawn(move || drop(x)).join().unwrap();
+    assert_eq!(stand_in.get("memory_in_use"), 0);
+    // The engine itself, before what it made.
+    let x = cuda.upload(shape, &values(shape)).unwrap();
+    drop(cuda);
     std::thread::spawn(move || drop(x)).join().unwrap();
     assert_eq!(stand_in.get("memory_in_use"), 0);
 }
