@@ -38,7 +38,7 @@ use half::{bf16, f16};
 
 pub(crate) use self::callers::CallersContext;
 use self::device::{Device, lock};
-use self::pool::{Block, Buffer, Pool};
+use self::pool::{Block, Pool};
 pub use self::repeat::CudaRepeated;
 use self::staging::Staging;
 pub use self::weights::{CudaAffine, CudaConv2d, CudaEmbedding, CudaLinear};
@@ -202,23 +202,6 @@ impl Cuda {
     /// goes on to later work of the stream.
     fn scratch(&self, bytes: usize, operation: &str) -> Result<Block> {
         self.pool.take(bytes, operation)
-    }
-
-    /// Bytes that are to stay on the device, for example of a weight; `what` names them in errors. They are there for
-    /// every session when this returns.
-    fn store(&self, bytes: &[u8], what: &str) -> Result<Buffer> {
-        self.start()?;
-        let buffer = Buffer::new(&self.device, bytes.len(), what)?;
-        self.staging().upload(
-            &self.pool.stream,
-            &self.device,
-            buffer.pointer(),
-            bytes.len(),
-            1,
-            |range, to| to.copy_from_slice(&bytes[range]),
-        )?;
-        self.pool.stream.synchronize(what)?;
-        Ok(buffer)
     }
 
     fn staging(&self) -> std::sync::MutexGuard<'_, Staging> {

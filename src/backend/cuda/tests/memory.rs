@@ -76,7 +76,9 @@ fn everything_may_be_dropped_anywhere() {
     let shape = Shape::vector(1, 1000);
     let x = session.upload(shape, &values(shape)).unwrap();
     let y = session.add(&x, &x).unwrap();
-    let weight = cuda.store(&[1, 2, 3], "a weight").unwrap();
+    let bytes = [0; 4 * 12];
+    let weight = Weight { dtype: crate::backend::DType::F32, shape: &[3, 4], bytes: &bytes };
+    let weight = cuda.prepare_linear(weight, None).unwrap();
     drop(session);
     std::thread::spawn(move || drop((weight, y))).join().unwrap();
     assert_ne!(stand_in.get("memory_in_use"), 0);
