@@ -1,9 +1,9 @@
 //! Fast 3×3 convolutions: transformed patches times transformed filters, point by point, with the micro-kernels.
 //!
 //! A task owns some tiles and columns of the output. It goes over the channels in blocks; for each it transforms its
-//! patches, and for each panel of the weight the filters, which are read in the file's precision and need no memory of
-//! their own: a filter's transform costs as much as some three tiles' products, and a task has tens of tiles. At the
-//! end the sums are transformed to pixels and finished.
+//! patches, and for each panel of the weight the filters. These are read as they lie packed, in the file's precision, so
+//! fast convolutions need no weights of their own: transforming a filter costs as much as the products of four tiles, and
+//! a task has tens of them. At the end the sums are transformed to pixels and finished.
 
 use super::gemm::{Finish, finish_row};
 use super::kernel::{Kernels, Tile};
@@ -13,16 +13,16 @@ use super::{Cpu, CpuTensor};
 use crate::backend::Shape;
 use crate::util::error::Result;
 
-/// Most channels between two visits of a sum to memory.
-const K_BLOCK: usize = 128;
+/// Values of a point of the transformed filters of one panel and block of channels: all points together take a part of
+/// the L2 cache that leaves room for the patches.
+const FILTERS: usize = 2048;
 /// Rows of a tap that are converted at a time: those of all taps stay in the L1 cache.
 const FILTER_ROWS: usize = 8;
 /// Most tiles in a task.
 const TILES: usize = 72;
 /// Most values of a task's sums.
 const SUMS: usize = 36 * 64 * 320;
-/// One past a whole number of pages would put all points in one set of the L1 cache: rows of points lie so many values
-/// further apart.
+/// A cache line between the values of two points: at a whole number of pages they would share one set of the L1 cache.
 const APART: usize = 16;
 
 /// Where the patches of a convolution lie.
@@ -85,16 +85,17 @@ impl Cut {
                 }
             }
         }
-        // Equal parts, of whole rows of the micro-kernel where that costs nothing.
+        // Equal parts.
         cut.tiles = tiles.div_ceil(tiles.div_ceil(cut.tiles).max(1)).max(1);
         cut.panels = panels.div_ceil(panels.div_ceil(cut.panels));
         cut
     }
 }
 
-/// The blocks of channels: they depend on the weight alone, and so does the order of every sum.
-fn k_blocks(k: usize) -> impl Iterator<Item = (usize, usize)> {
-    let step = k.div_ceil(k.div_ceil(K_BLOCK)).next_multiple_of(16);
+/// The blocks of at most `most` channels, whole vectors but for the last: they depend on the weight and the instruction
+/// set alone, and so does the order of every sum.
+fn k_blocks(k: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let step = k.div_ceil(k.div_ceil(most)).next_multiple_of(APART);
     (0..k).step_by(step).map(move |start| (start, step.min(k - start)))
 }
 
@@ -120,7 +121,7 @@ pub(super) fn run(
 
     // Each thread's memory: pointers to the patches' pixels and to their rows of points, then the transformed patches,
     // filters and sums, and the pixels of a tile or the converted taps.
-    let depth = K_BLOCK.min(weight.k.next_multiple_of(16));
+    let depth = (FILTERS / nr).min(weight.k.next_multiple_of(APART));
     let columns = cut.panels * nr;
     let pointer_count = cut.tiles * (pixels + 1);
     let pointer_len = (pointer_count * size_of::<*const f32>() / size_of::<f32>()).next_multiple_of(APART);
@@ -165,7 +166,7 @@ pub(super) fn run(
             patches.fill(image, row, column, patch, &mut sources[tile * pixels..][..pixels]);
             rows[tile] = data.wrapping_add(tile * depth);
         }
-        for (k_start, k) in k_blocks(weight.k) {
+        for (k_start, k) in k_blocks(weight.k, depth) {
             for tile in 0..count {
                 let to = data.wrapping_add(tile * depth);
                 let source = &sources[tile * pixels..][..pixels];
@@ -176,6 +177,10 @@ pub(super) fn run(
             }
             let mut offset = 0;
             for panel in task_panels.clone() {
+                // A task may take tens of milliseconds. Once this is set the operation fails, whatever the result.
+                if cpu.cancel.is_cancelled() {
+                    return;
+                }
                 let width = kernels.width(weight.n, panel);
                 for row in (0..k).step_by(FILTER_ROWS) {
                     let rows = FILTER_ROWS.min(k - row);
