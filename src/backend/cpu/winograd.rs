@@ -241,7 +241,7 @@ pub(super) fn run(
 }
 
 /// Transforms the channels from `k_start` to `k_start + k` of a patch. Those that do not fill a vector are copied first,
-/// for nothing may be read past the last pixel.
+/// for nothing may be read past the last pixel; what becomes of the rest of that vector is not used.
 ///
 /// # Safety
 /// `pixels` point to so many channels; `to` has room for `k` channels, rounded up to vectors, of each point.
@@ -266,7 +266,6 @@ unsafe fn transform_patch(
             // SAFETY: the caller vouches for the pixel.
             let values = unsafe { std::slice::from_raw_parts(pixel.wrapping_add(k_start + k - rest), rest) };
             edge[..rest].copy_from_slice(values);
-            edge[rest..].fill(0.0);
             *copy = edge.as_ptr();
         }
         // SAFETY: as above; the copies have a vector each.
