@@ -105,6 +105,11 @@ fn matches_diffusers_on_cuda() {
     golden::on_cuda(check_all);
 }
 
+#[test]
+fn matches_diffusers_without_fast_convolutions() {
+    check_all(&Cpu::new(2, None).unwrap().with_strict(true));
+}
+
 fn config(changes: Value) -> AutoencoderKLConfig {
     let Value::Object(changes) = changes else { panic!("not an object") };
     let path = golden::component("sd1", "vae").join("config.json");

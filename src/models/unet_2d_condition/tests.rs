@@ -138,6 +138,11 @@ fn matches_diffusers_on_cuda() {
     golden::on_cuda(check_all);
 }
 
+#[test]
+fn matches_diffusers_without_fast_convolutions() {
+    check_all(&Cpu::new(2, None).unwrap().with_strict(true));
+}
+
 /// Unconditional, conditional and perturbed rows in one batch, against diffusers' attention processors for
 /// perturbed-attention guidance and its hook that skips transformer blocks.
 fn check_perturbed<B: Backend>(b: &B) {
