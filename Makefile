@@ -96,7 +96,9 @@ test-kernels:
 test-driver:
 	@echo "== stand-in CUDA driver and cuBLASLt, through cudarc"
 	@$(MAKE) --no-print-directory -C tests/driver -j "$$(nproc)"
-	@LD_LIBRARY_PATH=$(STAND_IN) $(CARGO) test --quiet --locked --manifest-path tests/driver/Cargo.toml --target-dir build/driver-tests
+	@tests/kernels/run.sh card
+	@LD_LIBRARY_PATH=$(STAND_IN) $(CARGO) test --quiet --locked --manifest-path tests/driver/Cargo.toml \
+	    --target-dir build/driver-tests
 
 test-header:
 	@echo "== header: as src/capi says, alone in C and C++, layout, foreign-function parsers"

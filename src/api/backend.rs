@@ -8,7 +8,7 @@ use super::engine::EngineOptions;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::library::Search;
-use crate::backend::cuda::{self, Cuda};
+use crate::backend::cuda::{self, CallersContext, Cuda};
 use crate::pipeline::request::{Observer, Output, Request};
 use crate::pipeline::{Info, Pipeline};
 use crate::sampling::SchedulerConfig;
@@ -55,7 +55,10 @@ impl AnyBackend {
     pub(super) fn load(&self, path: &Path, variant: Option<&str>, log: &Log) -> Result<Box<dyn AnyPipeline>> {
         match self {
             Self::Cpu(cpu) => Loaded::load(path, variant, cpu, log),
-            Self::Cuda(cuda) => Loaded::load(path, variant, cuda, log),
+            Self::Cuda(cuda) => {
+                let _callers = CallersContext::keep();
+                Loaded::load(path, variant, cuda, log)
+            }
         }
     }
 

@@ -98,6 +98,7 @@ cuda() {
     make --no-print-directory -C tests/driver -j "$(nproc)"
     local driver=$PWD/build/tests/driver
     local all=$driver/cuda:$driver/cublaslt:$driver/nvrtc
+    export LIBDIFFUSION_CACHE_DIR=$TMPDIR/cache
     build plain
     lacks GPU "$all" STANDIN_DEVICES=0
     lacks driver "$all" STANDIN_DRIVER_VERSION=11020

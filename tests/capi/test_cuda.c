@@ -260,7 +260,7 @@ static void a_job_is_cancelled_while_it_runs(void) {
     diffusion_engine_desc desc = on_device(0);
     diffusion_model *model = load_on(&desc);
     diffusion_session *session = new_session(model);
-    diffusion_request *r = new_request_for(model, 1000, 0);
+    diffusion_request *r = new_request_for(model, 500, 0);
     diffusion_job *job = NULL;
     diffusion_progress progress = DIFFUSION_PROGRESS_INIT;
     CHECK_STATUS(diffusion_submit(session, r, &job, NULL), DIFFUSION_OK);
@@ -287,7 +287,7 @@ static void device_memory_ends_in_the_middle_of_a_job(void) {
     REQUIRE(reset());
     diffusion_engine_desc desc = on_device(0);
     diffusion_model *model = load_on(&desc);
-    diffusion_request *r = new_request_for(model, 2, 7);
+    diffusion_request *r = new_request_for(model, 1, 7);
     picture expected = generate_picture(model, r);
     int failed = 0;
     for (uint64_t n = 1;; n += quick ? 5 : 1) {
@@ -301,7 +301,7 @@ static void device_memory_ends_in_the_middle_of_a_job(void) {
         if (status != DIFFUSION_OK) {
             failed++;
             CHECK_STATUS(status, DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY);
-            check_message(__FILE__, __LINE__, diffusion_error_message(diffusion_job_error(job)), "memory");
+            check_message(__FILE__, __LINE__, diffusion_error_message(diffusion_job_error(job)), "GPU 0");
         }
         diffusion_job_free(job);
         picture after = session_picture(session, r);
@@ -325,7 +325,7 @@ static void a_device_too_small_for_the_model(void) {
     uint64_t idle = info_of(engine).memory_used;
     CHECK(set("memory", get("memory_in_use") + (64 << 10)));
     CHECK_ERROR(diffusion_model_load(engine, model_path(), NULL, &model, &error), error,
-                DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY, "memory");
+                DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY, "GPU 0");
     CHECK(model == NULL && info_of(engine).memory_used == idle);
     CHECK(set("memory", UINT64_C(1) << 30));
     CHECK_STATUS(diffusion_model_load(engine, model_path(), NULL, &model, NULL), DIFFUSION_OK);

@@ -11,8 +11,16 @@
 
 #include "gpu.cuh"
 
+// What runs the kernels: the emulated GPU, or in the build CARD a real one.
+#ifdef CARD
+#include "card.h"
+namespace device = card;
+#else
+namespace device = emulator;
+#endif
+
 // The builds of run.sh: PLAIN runs every schedule, the others one, at sizes that a hundredfold slower run can bear.
-#if defined(WATCH) || defined(__SANITIZE_ADDRESS__)
+#if defined(WATCH) || defined(CARD) || defined(__SANITIZE_ADDRESS__)
 constexpr bool THOROUGH = false;
 #else
 constexpr bool THOROUGH = true;
@@ -33,16 +41,16 @@ template <> struct Type<bf16> {
     static constexpr double rounding = 0x1p-8;
 };
 
-// Global memory of the emulated device. Fresh memory is NaN, so that a value which no kernel wrote never passes.
+// Global memory of the device. Fresh memory is NaN, so that a value which no kernel wrote never passes.
 template <class T> class Buffer {
 public:
-    explicit Buffer(size_t size) : data_(static_cast<T*>(emulator::allocate(size * sizeof(T)))), size_(size) {}
+    explicit Buffer(size_t size) : data_(static_cast<T*>(device::allocate(size * sizeof(T)))), size_(size) {}
     explicit Buffer(const std::vector<T>& values) : Buffer(values.size()) {
         if (size_) memcpy(data_, values.data(), size_ * sizeof(T));
     }
     Buffer(const Buffer&) = delete;
     Buffer(Buffer&& other) : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
-    ~Buffer() { emulator::release(data_); }
+    ~Buffer() { device::release(data_); }
 
     T* data() const { return data_; }
     size_t size() const { return size_; }
@@ -94,7 +102,7 @@ void launch(const std::string& name, emulator::Dim3 grid, unsigned threads, size
     if (found->second.parameter_sizes != std::vector<size_t>{sizeof(P)...})
         emulator::fail("%s: other parameters", name.c_str());
     void* addresses[] = {const_cast<void*>(static_cast<const void*>(&parameters))...};
-    emulator::launch(found->second, grid, {threads, 1, 1}, shared_bytes, addresses, launch_options());
+    device::launch(found->second, grid, {threads, 1, 1}, shared_bytes, addresses, launch_options());
 }
 
 // Runs `test` under every schedule, with lazy and with eager copies. It is to make its outputs anew.

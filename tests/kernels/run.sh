@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the kernels for the CPU and runs their tests on the emulated GPU of kernels/host:
-#   tests/kernels/run.sh plain|watch|asan...
-# Each build first has to catch the mistakes of planted.cu: tests that cannot fail prove nothing.
+#   tests/kernels/run.sh plain|watch|asan|card...
+# Each build first has to catch the mistakes of planted.cu: tests that cannot fail prove nothing. `card` goes through a
+# driver instead: libcuda.so.1 with the images in $KERNELS, or where that is unset the stand-in of tests/driver.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -48,14 +49,29 @@ asan() {
     caught shared_past_the_end 'index 513 out of bounds'
 }
 
+card() {
+    if [ -z "${KERNELS:-}" ]; then
+        local driver=build/tests/driver/cuda
+        export KERNELS=$out/images LD_LIBRARY_PATH=$driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+        [ -e "$driver/libcuda.so.1" ] || fail "no $driver/libcuda.so.1: make -C tests/driver"
+        mkdir -p "$KERNELS"
+        printf '.version 8.8\n.target sm_80\n.address_size 64\n' >"$KERNELS/all.ptx"
+    fi
+    "$out/tests"
+}
+
 for build in "$@"; do
-    echo "-- kernels on the emulated GPU: $build"
     case $build in
-    plain | watch | asan) ;;
+    plain | watch | asan) echo "-- kernels on the emulated GPU: $build" ;;
+    card) echo "-- kernels through a driver" ;;
     *) fail "no build '$build'" ;;
     esac
     out=build/tests/kernels/$build
     make --no-print-directory -C tests/kernels -j "$(nproc)" BUILD="$build"
+    if [ "$build" = card ]; then
+        card
+        continue
+    fi
     "$out/planted" none >"$log" || fail "the planted kernel without a mistake fails"
     "$build"
     "$out/tests"

@@ -10,6 +10,7 @@ use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult,
 };
 
+use super::callers::CallersContext;
 use super::error::Health;
 use super::images::{Image, Images};
 use super::matmul::Library;
@@ -124,6 +125,7 @@ impl Device {
         // SAFETY: the device exists. `Context` releases it.
         let context = health.of(&name, "opening", unsafe { result::primary_ctx::retain(device) })?;
         let context = Context { device, context };
+        let _callers = CallersContext::keep();
         // SAFETY: the context was just retained.
         health.of(&name, "opening", unsafe { result::ctx::set_current(context.context) })?;
         // The first call that needs a context that works: another engine may have broken it.
@@ -165,10 +167,12 @@ impl Device {
         self.check("binding", unsafe { result::ctx::set_current(self.context.context) })
     }
 
-    /// [`Device::bind`] for destructors: whether it is worth while to call the driver.
-    pub(super) fn bind_to_drop(&self) -> bool {
+    /// [`Device::bind`] for destructors, which run on any thread: until the result is dropped. `None` if it is not worth
+    /// while to call the driver.
+    pub(super) fn bind_to_drop(&self) -> Option<CallersContext> {
+        let callers = CallersContext::keep();
         // SAFETY: as in `bind`.
-        unsafe { result::ctx::set_current(self.context.context) }.is_ok()
+        unsafe { result::ctx::set_current(self.context.context) }.is_ok().then_some(callers)
     }
 
     /// The driver's result, see [`Health::of`]; `what` names the operation.
@@ -249,9 +253,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if !self.bind_to_drop() {
-            return;
-        }
+        let Some(_callers) = self.bind_to_drop() else { return };
         for (_, module) in lock(&self.modules).drain() {
             // SAFETY: loaded in `load`; sessions, and with them all launches, are gone.
             let _ = unsafe { result::module::unload(module.module) };

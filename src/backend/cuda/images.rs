@@ -18,14 +18,14 @@ const MAGIC: &[u8; 8] = b"LDKPACK1";
 
 /// A family's kernels as the driver takes them.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Image {
+pub(super) enum Image {
     Cubin(Vec<u8>),
     /// Text, without a final zero.
     Ptx(String),
 }
 
 /// Where images come from.
-pub struct Images {
+pub(super) struct Images {
     search: Search,
     log: Log,
     pack: &'static [u8],
@@ -33,7 +33,7 @@ pub struct Images {
 
 impl Images {
     /// NVRTC is looked for with `search`, if it is needed.
-    pub fn new(search: &Search, log: &Log) -> Self {
+    pub(super) fn new(search: &Search, log: &Log) -> Self {
         Self { search: search.clone(), log: log.clone(), pack: PACK }
     }
 
@@ -42,7 +42,7 @@ impl Images {
     ///
     /// # Errors
     /// `Unsupported`, with what to install, when there is none of these; `Internal` for kernels that do not compile.
-    pub fn image(&self, family: &'static str, architecture: u32) -> Result<Image> {
+    pub(super) fn image(&self, family: &'static str, architecture: u32) -> Result<Image> {
         let entries = entries(self.pack)?;
         if let Some(entry) = choose(&entries, family, architecture) {
             return Ok(Image::Cubin(entry.unpack()?));

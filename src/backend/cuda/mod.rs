@@ -5,6 +5,7 @@
 //! run.
 
 mod attention;
+mod callers;
 mod conv;
 mod device;
 mod elementwise;
@@ -35,6 +36,7 @@ use cudarc::driver::sys::CUdeviceptr;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+pub(crate) use self::callers::CallersContext;
 use self::device::{Device, lock};
 use self::pool::{Block, Pool};
 pub use self::repeat::CudaRepeated;
@@ -136,6 +138,7 @@ impl Cuda {
     }
 
     fn session_of(device: Arc<Device>) -> Result<Self> {
+        let _callers = CallersContext::keep();
         device.bind()?;
         let pool = Pool::new(&device)?;
         Ok(Self {
@@ -269,6 +272,13 @@ impl Backend for Cuda {
 
     fn with_cancel(&self, cancel: &Cancel) -> Self {
         Self { cancel: cancel.clone(), ..self.clone() }
+    }
+
+    fn largest_activation(&self) -> f32 {
+        match self.device.precision {
+            Precision::F16 => f16::MAX.to_f32(),
+            Precision::Bf16 | Precision::F32 => f32::MAX,
+        }
     }
 
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CudaLinear> {

@@ -124,7 +124,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.device.bind_to_drop() {
+        if let Some(_callers) = self.device.bind_to_drop() {
             // SAFETY: allocated in `new`. The driver waits for work that uses it; if the device is lost it refuses, and
             // the memory goes with the context.
             let _ = unsafe { result::free_sync(self.pointer) };

@@ -61,7 +61,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.device.bind_to_drop() {
+        if let Some(_callers) = self.device.bind_to_drop() {
             // SAFETY: made in `new`, destroyed once. A launch that is not done yet is done nevertheless.
             let _ = unsafe { result::graph::exec_destroy(self.graph) };
         }

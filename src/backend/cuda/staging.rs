@@ -54,7 +54,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if self.device.bind_to_drop() {
+        if let Some(_callers) = self.device.bind_to_drop() {
             // SAFETY: allocated in `new`. The driver waits for copies that use it.
             let _ = unsafe { result::free_host(self.start.as_ptr().cast::<c_void>()) };
         }

@@ -41,7 +41,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.device.bind_to_drop() {
+        if let Some(_callers) = self.device.bind_to_drop() {
             // SAFETY: made in `new`, destroyed once. What was submitted is done first, so that memory that comes back
             // to a device afterwards is unused.
             let _ = unsafe { result::stream::synchronize(self.stream) };
