@@ -173,6 +173,9 @@ pub trait Tensor: Send + Sync {
     fn shape(&self) -> Shape;
 }
 
+/// What [`Backend::repeat`] runs.
+pub type Body<'a, T> = dyn Fn(&[T]) -> Result<T> + 'a;
+
 /// What [`Backend::repeat`] computes with: values of the host, or of the device.
 pub enum Input<'a, T> {
     Host(Shape, &'a [f32]),
@@ -243,7 +246,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
         &self,
         state: &mut Self::Repeated,
         inputs: &[Input<'_, Self::Tensor>],
-        body: &dyn Fn(&[Self::Tensor]) -> Result<Self::Tensor>,
+        body: &Body<'_, Self::Tensor>,
         out: &mut [f32],
     ) -> Result<()>;
 
@@ -319,7 +322,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
 fn run_once<B: Backend>(
     b: &B,
     inputs: &[Input<'_, B::Tensor>],
-    body: &dyn Fn(&[B::Tensor]) -> Result<B::Tensor>,
+    body: &Body<'_, B::Tensor>,
     out: &mut [f32],
 ) -> Result<()> {
     let place = |input: &Input<'_, B::Tensor>| match *input {

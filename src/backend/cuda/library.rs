@@ -64,10 +64,9 @@ pub fn load_blas(search: &Search, log: &Log) -> Result<()> {
     } else {
         &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"][..]
     };
+    let loaded = load_first(names, &first_places(search), &later_places(), log);
     // SAFETY: only looks for the library.
-    if !load_first(names, &first_places(search), &later_places(), log)
-        || !unsafe { cudarc::cublaslt::sys::is_culib_present() }
-    {
+    if !loaded || !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
         bail!(
             Unsupported,
             "cuBLASLt was not found ({}); install the CUDA toolkit or `pip install nvidia-cublas`, or name its folder in \
@@ -88,10 +87,9 @@ pub(super) fn load_nvrtc(search: &Search, log: &Log) -> Result<()> {
     } else {
         &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"][..]
     };
+    let loaded = load_first(names, &first_places(search), &later_places(), log);
     // SAFETY: only looks for the library.
-    if !load_first(names, &first_places(search), &later_places(), log)
-        || !unsafe { cudarc::nvrtc::sys::is_culib_present() }
-    {
+    if !loaded || !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
         bail!(
             Unsupported,
             "NVRTC was not found ({}); install the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, or name its folder in \
@@ -187,6 +185,8 @@ fn matching(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     /// A folder of its own for a test.
@@ -228,11 +228,11 @@ mod tests {
         let (named, later) = (folder("named"), folder("later"));
         let log = Log::off();
         fs::write(named.join("libdiffusion-test.so.1"), b"no library").unwrap();
-        assert!(!load_first(&["libdiffusion-test.so.1"], &[named.clone()], &[later.clone()], &log));
+        assert!(!load_first(&["libdiffusion-test.so.1"], from_ref(&named), from_ref(&later), &log));
         // Any library will do for one of CUDA's. It is found in the system's path, and in a folder only by its file.
         let system = if cfg!(target_os = "linux") { "libc.so.6" } else { return };
-        assert!(load_first(&["libdiffusion-none.so", system], &[named.clone()], &[], &log));
-        assert!(!load_first(&["libdiffusion-none.so"], &[named.clone()], &[later.clone()], &log));
+        assert!(load_first(&["libdiffusion-none.so", system], from_ref(&named), &[], &log));
+        assert!(!load_first(&["libdiffusion-none.so"], from_ref(&named), from_ref(&later), &log));
         fs::remove_dir_all(named).unwrap();
         fs::remove_dir_all(later).unwrap();
     }
