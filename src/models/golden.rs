@@ -104,16 +104,27 @@ impl Golden {
 
     /// Uploads a tensor.
     pub(crate) fn tensor<B: Backend>(&self, b: &B, key: &str) -> B::Tensor {
+        self.tensor_times(b, key, 1.0)
+    }
+
+    /// Uploads `factor` times a tensor.
+    pub(crate) fn tensor_times<B: Backend>(&self, b: &B, key: &str, factor: f32) -> B::Tensor {
         let (shape, values) = self.get(key);
-        b.upload(*shape, values).unwrap()
+        b.upload(*shape, &values.iter().map(|x| x * factor).collect::<Vec<_>>()).unwrap()
     }
 
     /// Fails unless `x` is what PyTorch computed.
     pub(crate) fn check<B: Backend>(&self, b: &B, key: &str, x: Result<B::Tensor>) {
+        self.check_times(b, key, x, 1.0);
+    }
+
+    /// Fails unless `x` is `factor` times what PyTorch computed.
+    pub(crate) fn check_times<B: Backend>(&self, b: &B, key: &str, x: Result<B::Tensor>, factor: f32) {
         let x = x.unwrap_or_else(|e| panic!("{} {key}: {e}", self.name));
         let mut values = vec![0.0; x.shape().len()];
         b.download(&x, &mut values).unwrap();
         assert_eq!(x.shape(), self.shape(key), "{} {key}", self.name);
+        values.iter_mut().for_each(|x| *x /= factor);
         self.check_within(key, &values, tolerance(b, &self.name));
     }
 

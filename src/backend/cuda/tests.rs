@@ -10,9 +10,11 @@ use super::stand_in::StandIn;
 use super::*;
 use crate::util::error::Status;
 
-/// A GPU of the stand-in's.
+/// A GPU of the stand-in's, whose context is the thread's.
 fn gpu(precision: Precision) -> Cuda {
-    Cuda::new(&Options { precision, ..Options::default() }).unwrap()
+    let cuda = Cuda::new(&Options { precision, ..Options::default() }).unwrap();
+    cuda.start().unwrap();
+    cuda
 }
 
 /// `n` images of values between -1 and 1.
