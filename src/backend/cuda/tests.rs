@@ -10,9 +10,11 @@ use super::stand_in::StandIn;
 use super::*;
 use crate::util::error::Status;
 
-/// A GPU of the stand-in's.
+/// A GPU of the stand-in's, with its context bound, as operations do it first.
 fn gpu(precision: Precision) -> Cuda {
-    Cuda::new(&Options { precision, ..Options::default() }).unwrap()
+    let cuda = Cuda::new(&Options { precision, ..Options::default() }).unwrap();
+    cuda.device.bind().unwrap();
+    cuda
 }
 
 /// `n` images of values between -1 and 1.

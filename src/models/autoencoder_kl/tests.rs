@@ -59,11 +59,15 @@ fn check_blocks<B: Backend>(b: &B, name: &str) {
 fn check_all<B: Backend>(b: &B) {
     for name in MODELS {
         check_blocks(b, name);
+    }
+    check_models(b);
+}
+
+fn check_models<B: Backend>(b: &B) {
+    // The last two have rare shapes.
+    for name in MODELS.into_iter().chain(["variants/vae_bare", "variants/vae_conv_attention"]) {
         check_model(b, name);
     }
-    // Rare shapes.
-    check_model(b, "variants/vae_bare");
-    check_model(b, "variants/vae_conv_attention");
 }
 
 #[test]
@@ -79,10 +83,7 @@ fn matches_diffusers_on_the_cpu() {
 /// What is done for f16 changes nothing but the size of what lies in between.
 #[test]
 fn smaller_activations_give_the_same_images() {
-    let b = Spy { says: Some(65504.0), ..Spy::default() };
-    for name in MODELS.into_iter().chain(["variants/vae_bare", "variants/vae_conv_attention"]) {
-        check_model(&b, name);
-    }
+    check_models(&Spy { says: Some(65504.0), ..Spy::default() });
 }
 
 /// A first convolution of 2¹⁷ times the weights makes activations that f16 cannot hold, unless they are kept smaller.
@@ -102,7 +103,8 @@ fn large_activations_fit_f16_when_scaled() {
 
 #[test]
 fn matches_diffusers_on_cuda() {
-    golden::on_cuda(check_all);
+    // Where activations are kept smaller, what goes from block to block is not diffusers'.
+    golden::on_cuda(|b| if coder::scale(b) == 1.0 { check_all(b) } else { check_models(b) });
 }
 
 #[test]
