@@ -10,10 +10,10 @@ use super::stand_in::StandIn;
 use super::*;
 use crate::util::error::Status;
 
-/// A GPU of the stand-in's, whose context is the thread's.
+/// A GPU of the stand-in's, with its context bound, as operations do it first.
 fn gpu(precision: Precision) -> Cuda {
     let cuda = Cuda::new(&Options { precision, ..Options::default() }).unwrap();
-    cuda.start().unwrap();
+    cuda.device.bind().unwrap();
     cuda
 }
 
