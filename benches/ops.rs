@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use diffusion::backend::cpu::{Cpu, CpuTensor};
+use diffusion::backend::cpu::{Cpu, CpuConv2d, CpuTensor};
 use diffusion::backend::{Backend, ConvGeometry, DType, Epilogue, Shape, Weight};
 
 fn cpu() -> Cpu {
@@ -119,35 +119,77 @@ fn linear(c: &mut Criterion) {
     });
 }
 
+/// Rates are those of the definition's operations: Winograd's algorithms need fewer, and `strict` keeps to the definition.
 fn conv2d(c: &mut Criterion) {
-    let cpu = cpu();
+    let fast = cpu();
+    let strict = fast.with_strict(true);
     let mut group = group(c, "conv2d");
-    for (kernel, side, input_channels, output_channels, dtype) in [
-        (3, 64, 320, 320, DType::F16),
-        (3, 64, 320, 320, DType::F32),
-        (3, 16, 1280, 1280, DType::F16),
-        (3, 8, 1280, 1280, DType::F16),
-        (1, 64, 640, 320, DType::F16),
-        (3, 128, 128, 128, DType::F16),
-        (3, 64, 4, 320, DType::F16),
-        (3, 128, 128, 3, DType::F16),
+    for (kernel, n, side, input_channels, output_channels, dtype) in [
+        // The U-Net.
+        (3, 1, 64, 320, 320, DType::F16),
+        (3, 1, 64, 320, 320, DType::F32),
+        (3, 2, 64, 320, 320, DType::F16),
+        (3, 1, 64, 640, 320, DType::F16),
+        (3, 2, 64, 640, 320, DType::F16),
+        (3, 1, 32, 640, 640, DType::F16),
+        (3, 2, 32, 640, 640, DType::F16),
+        (3, 1, 16, 1280, 1280, DType::F16),
+        (3, 2, 16, 1280, 1280, DType::F16),
+        (3, 1, 8, 1280, 1280, DType::F16),
+        (3, 2, 8, 1280, 1280, DType::F16),
+        (3, 1, 64, 4, 320, DType::F16),
+        (1, 1, 64, 640, 320, DType::F16),
+        // The VAE's decoder.
+        (3, 1, 64, 512, 512, DType::F16),
+        (3, 1, 128, 512, 512, DType::F16),
+        (3, 1, 256, 256, 256, DType::F16),
+        (3, 1, 512, 128, 128, DType::F16),
+        (3, 1, 512, 128, 3, DType::F16),
     ] {
-        let x = input(&cpu, Shape::image(1, side, side, input_channels));
-        let shape = [output_channels, input_channels, kernel, kernel];
-        let len = shape.iter().product();
-        let bytes = match dtype {
-            DType::F32 => values(len).into_iter().flat_map(f32::to_le_bytes).collect(),
-            _ => f16_bytes(len),
-        };
-        let weight = Weight { dtype, shape: &shape, bytes: &bytes };
-        let weight =
-            cpu.prepare_conv2d(weight, None, ConvGeometry::same(kernel)).expect("the weight is well formed");
-        group.throughput(Throughput::Elements((2 * side * side * len) as u64));
-        let name = format!("{kernel}x{kernel} {side}x{side} {input_channels}->{output_channels} {dtype:?}");
-        group.bench_function(name, |b| {
-            b.iter(|| cpu.conv2d(&x, &weight, Epilogue::default()).expect("the shapes fit"));
-        });
+        let x = input(&fast, Shape::image(n, side, side, input_channels));
+        let weight = conv_weight(&fast, kernel, input_channels, output_channels, dtype, false);
+        let flops = 2 * n * side * side * kernel * kernel * input_channels * output_channels;
+        group.throughput(Throughput::Elements(flops as u64));
+        let modes: &[_] = if kernel == 3 { &[(&fast, ""), (&strict, " strict")] } else { &[(&fast, "")] };
+        for (cpu, mode) in modes {
+            let name = format!(
+                "{kernel}x{kernel} {n}x{side}x{side} {input_channels}->{output_channels} {dtype:?}{mode}"
+            );
+            group.bench_function(name, |b| {
+                b.iter(|| cpu.conv2d(&x, &weight, Epilogue::default()).expect("the shapes fit"));
+            });
+        }
     }
+    for (n, side, channels) in [(2, 8, 1280), (2, 16, 1280), (2, 32, 640), (1, 64, 512), (1, 256, 256)] {
+        let x = input(&fast, Shape::image(n, side, side, channels));
+        let weight = conv_weight(&fast, 3, channels, channels, DType::F16, true);
+        let side = 2 * side;
+        group.throughput(Throughput::Elements((2 * n * side * side * 9 * channels * channels) as u64));
+        for (cpu, mode) in [(&fast, ""), (&strict, " strict")] {
+            group.bench_function(format!("enlarged to {n}x{side}x{side} {channels}{mode}"), |b| {
+                b.iter(|| cpu.upsample_conv2d(&x, &weight, side, side).expect("the shapes fit"));
+            });
+        }
+    }
+}
+
+fn conv_weight(
+    cpu: &Cpu,
+    kernel: usize,
+    inputs: usize,
+    outputs: usize,
+    dtype: DType,
+    upsample: bool,
+) -> CpuConv2d {
+    let shape = [outputs, inputs, kernel, kernel];
+    let len = shape.iter().product();
+    let bytes = match dtype {
+        DType::F32 => values(len).into_iter().flat_map(f32::to_le_bytes).collect(),
+        _ => f16_bytes(len),
+    };
+    let geometry = ConvGeometry { upsample, ..ConvGeometry::same(kernel) };
+    cpu.prepare_conv2d(Weight { dtype, shape: &shape, bytes: &bytes }, None, geometry)
+        .expect("the weight is well formed")
 }
 
 fn attention(c: &mut Criterion) {

@@ -14,6 +14,10 @@ pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
 pub(crate) mod reference;
+#[cfg(test)]
+pub(crate) mod spy;
+#[cfg(test)]
+mod tests;
 
 use crate::util::cancel::Cancel;
 use crate::util::error::Result;
@@ -197,6 +201,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn session(&self) -> Result<Self>;
     /// The same pool; every operation fails with `Cancelled` soon after `cancel` is set.
     fn with_cancel(&self, cancel: &Cancel) -> Self;
+
+    /// The largest finite magnitude of an activation.
+    fn largest_activation(&self) -> f32 {
+        f32::MAX
+    }
 
     /// Prepares `y = x·Wᵀ + b` from `[out, in]` (or `[out, in, 1, 1]`) and `[out]`.
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<Self::Linear>;

@@ -258,6 +258,11 @@ mod tests {
     }
 
     #[test]
+    fn matches_transformers_on_cuda() {
+        golden::on_cuda(check_all);
+    }
+
+    #[test]
     fn the_end_token_is_found_by_both_rules() {
         let mut model = load(&Reference::default(), "sd1", "text_encoder");
         assert_eq!(model.config.eos_token_id, 2);

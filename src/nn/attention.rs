@@ -26,6 +26,12 @@ pub struct Attention<B: Backend> {
     heads: usize,
 }
 
+/// What queries look among and what they find: `[n, .., channels]` each.
+pub struct KeysValues<B: Backend> {
+    keys: B::Tensor,
+    values: B::Tensor,
+}
+
 impl<B: Backend> Attention<B> {
     /// Queries have `channels` channels, keys and values come from `context_channels`.
     ///
@@ -37,6 +43,22 @@ impl<B: Backend> Attention<B> {
         channels: usize,
         context_channels: usize,
         heads: usize,
+        b: &B,
+    ) -> Result<Self> {
+        Self::load_scaled(scope, projections, channels, context_channels, heads, 1.0, b)
+    }
+
+    /// [`Attention::load`] for a result that is `scale` times what it was trained to be: a power of two.
+    ///
+    /// # Errors
+    /// As [`Attention::load`].
+    pub fn load_scaled(
+        scope: &Scope<'_>,
+        projections: Projections,
+        channels: usize,
+        context_channels: usize,
+        heads: usize,
+        scale: f32,
         b: &B,
     ) -> Result<Self> {
         if heads == 0 || !channels.is_multiple_of(heads) {
@@ -61,34 +83,36 @@ impl<B: Backend> Attention<B> {
             to_k: load(&k, context_channels, channels, b)?,
             to_v: load(&v, context_channels, channels, b)?,
             // The one projection that always has a bias.
-            to_out: pointwise(&out, channels, channels, b)?,
+            to_out: pointwise(&out.scaled(scale, scale), channels, channels, b)?,
             heads,
         })
     }
 
-    /// Keys and values of a context `[n, .., context_channels]`. They are the same at every denoising step.
-    pub fn keys_values(&self, b: &B, context: &B::Tensor) -> Result<(B::Tensor, B::Tensor)> {
-        Ok((
-            b.linear(context, &self.to_k, Epilogue::default())?,
-            b.linear(context, &self.to_v, Epilogue::default())?,
-        ))
+    /// Keys and values of a context `[n, .., context_channels]`.
+    pub fn keys_values(&self, b: &B, context: &B::Tensor) -> Result<KeysValues<B>> {
+        Ok(KeysValues {
+            keys: b.linear(context, &self.to_k, Epilogue::default())?,
+            values: b.linear(context, &self.to_v, Epilogue::default())?,
+        })
     }
 
-    /// What `x` `[n, .., channels]` finds among the keys and values, added to `residual`. Takes `x` to let go of it
-    /// before the attention itself, where memory is shortest.
-    pub fn attend(
+    /// What `x` `[n, .., channels]` finds among the keys and values of a context, added to `residual`.
+    pub fn cross_attention(
         &self,
         b: &B,
         x: B::Tensor,
-        (keys, values): (B::Tensor, B::Tensor),
-        causal: bool,
+        context: &KeysValues<B>,
         residual: &B::Tensor,
     ) -> Result<B::Tensor> {
-        let mut h = b.linear(&x, &self.to_q, Epilogue::default())?;
-        drop(x);
-        h = b.attention(&h, &keys, &values, self.heads, causal)?;
-        drop((keys, values));
+        let h = self.attend(b, x, context, false)?;
         b.linear(&h, &self.to_out, Epilogue::residual(residual))
+    }
+
+    /// The attention itself. Takes `x` to let go of it before, where memory is shortest.
+    fn attend(&self, b: &B, x: B::Tensor, found: &KeysValues<B>, causal: bool) -> Result<B::Tensor> {
+        let queries = b.linear(&x, &self.to_q, Epilogue::default())?;
+        drop(x);
+        b.attention(&queries, &found.keys, &found.values, self.heads, causal)
     }
 
     /// Self-attention whose map is the identity for the images from `from` on: each token of theirs finds its own value
@@ -100,10 +124,9 @@ impl<B: Backend> Attention<B> {
         from: usize,
         residual: &B::Tensor,
     ) -> Result<B::Tensor> {
-        let (keys, values) = self.keys_values(b, &x)?;
-        let mut h = b.linear(&x, &self.to_q, Epilogue::default())?;
-        drop(x);
-        h = b.attention(&h, &keys, &values, self.heads, false)?;
+        let found = self.keys_values(b, &x)?;
+        let mut h = self.attend(b, x, &found, false)?;
+        let KeysValues { keys, values } = found;
         drop(keys);
         h = b.splice_images(&h, &values, from)?;
         drop(values);
@@ -118,7 +141,9 @@ impl<B: Backend> Attention<B> {
         causal: bool,
         residual: &B::Tensor,
     ) -> Result<B::Tensor> {
-        let keys_values = self.keys_values(b, &x)?;
-        self.attend(b, x, keys_values, causal, residual)
+        let found = self.keys_values(b, &x)?;
+        let h = self.attend(b, x, &found, causal)?;
+        drop(found);
+        b.linear(&h, &self.to_out, Epilogue::residual(residual))
     }
 }

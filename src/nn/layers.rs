@@ -26,7 +26,9 @@ pub fn linear_no_bias<B: Backend>(
 
 /// A linear layer over channels that files store as a linear layer or as a 1×1 convolution.
 pub fn pointwise<B: Backend>(scope: &Scope<'_>, inputs: usize, outputs: usize, b: &B) -> Result<B::Linear> {
-    b.prepare_linear(scope.matrix("weight", outputs, inputs)?, Some(scope.tensor("bias", &[outputs])?))
+    let weight = scope.scale_weight(scope.matrix("weight", outputs, inputs)?);
+    let bias = scope.scale_bias(scope.tensor("bias", &[outputs])?);
+    b.prepare_linear(weight.weight(), Some(bias.weight()))
 }
 
 /// `torch.nn.Conv2d`: `weight [outputs, inputs, kernel, kernel]`, `bias [outputs]`.
@@ -38,8 +40,9 @@ pub fn conv2d<B: Backend>(
     geometry: ConvGeometry,
     b: &B,
 ) -> Result<B::Conv2d> {
-    let weight = scope.tensor("weight", &[outputs, inputs, kernel, kernel])?;
-    b.prepare_conv2d(weight, Some(scope.tensor("bias", &[outputs])?), geometry)
+    let weight = scope.scale_weight(scope.tensor("weight", &[outputs, inputs, kernel, kernel])?);
+    let bias = scope.scale_bias(scope.tensor("bias", &[outputs])?);
+    b.prepare_conv2d(weight.weight(), Some(bias.weight()), geometry)
 }
 
 /// `torch.nn.GroupNorm`.

@@ -14,10 +14,13 @@ pub struct ResnetShape {
     pub time_embed_dim: Option<usize>,
     pub norm_groups: usize,
     pub norm_eps: f32,
+    /// `x` and what comes out are so many times what the model was trained with: a power of two, usually 1.
+    pub scale: f32,
 }
 
 /// diffusers' `ResnetBlock2D`: twice norm, SiLU, convolution, with the time embedding added in between.
 pub struct ResnetBlock2D<B: Backend> {
+    outputs: usize,
     norm1: GroupNorm<B>,
     conv1: B::Conv2d,
     time_emb_proj: Option<B::Linear>,
@@ -30,29 +33,47 @@ impl<B: Backend> ResnetBlock2D<B> {
     /// # Errors
     /// Those of the weights; `Format` when the groups do not divide the channels.
     pub fn load(scope: &Scope<'_>, shape: ResnetShape, b: &B) -> Result<Self> {
-        let ResnetShape { inputs, outputs, norm_groups, norm_eps, .. } = shape;
+        let ResnetShape { inputs, outputs, norm_groups, scale, .. } = shape;
+        // Norms undo the scale of what they are given, if it has reached their epsilon.
+        let norm_eps = shape.norm_eps * scale * scale;
+        let scaled = |name: &str| scope.at(name).scaled(scale, scale);
         let same = ConvGeometry::same(3);
         let time = shape.time_embed_dim.map(|width| linear(&scope.at("time_emb_proj"), width, outputs, b));
-        let shortcut = (inputs != outputs).then(|| pointwise(&scope.at("conv_shortcut"), inputs, outputs, b));
+        let shortcut = (inputs != outputs).then(|| {
+            // Its input has the scale already.
+            pointwise(&scope.at("conv_shortcut").scaled(1.0, scale), inputs, outputs, b)
+        });
         Ok(Self {
+            outputs,
             norm1: GroupNorm::load(&scope.at("norm1"), inputs, norm_groups, norm_eps, b)?,
-            conv1: conv2d(&scope.at("conv1"), inputs, outputs, 3, same, b)?,
+            conv1: conv2d(&scaled("conv1"), inputs, outputs, 3, same, b)?,
             time_emb_proj: time.transpose()?,
             norm2: GroupNorm::load(&scope.at("norm2"), outputs, norm_groups, norm_eps, b)?,
-            conv2: conv2d(&scope.at("conv2"), outputs, outputs, 3, same, b)?,
+            conv2: conv2d(&scaled("conv2"), outputs, outputs, 3, same, b)?,
             conv_shortcut: shortcut.transpose()?,
         })
     }
 
-    /// `x [n, h, w, inputs]` to `[n, h, w, outputs]`. `time [n, 1, 1, time_embed_dim]` is the time embedding after
-    /// SiLU, which diffusers computes anew in every block.
-    pub fn forward(&self, b: &B, x: &B::Tensor, time: Option<&B::Tensor>) -> Result<B::Tensor> {
-        let time = match (&self.time_emb_proj, time) {
-            (Some(proj), Some(time)) => Some(b.linear(time, proj, Epilogue::default())?),
-            (None, None) => None,
-            _ => bail!(Internal, "a residual block and its caller disagree about the time embedding"),
-        };
-        let epilogue = Epilogue { channel_bias: time.as_ref(), ..Epilogue::default() };
+    /// Channels that come out.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// What time embeddings `[rows, 1, 1, time_embed_dim]`, after SiLU (which diffusers computes anew in every block),
+    /// add to the channels: `[rows, 1, 1, outputs]`.
+    pub fn time_bias(&self, b: &B, time: &B::Tensor) -> Result<B::Tensor> {
+        match &self.time_emb_proj {
+            Some(proj) => b.linear(time, proj, Epilogue::default()),
+            None => bail!(Internal, "a residual block without a time embedding was given one"),
+        }
+    }
+
+    /// `x [n, h, w, inputs]` to `[n, h, w, outputs]`, with [`ResnetBlock2D::time_bias`] of the `n` images.
+    pub fn forward(&self, b: &B, x: &B::Tensor, time_bias: Option<&B::Tensor>) -> Result<B::Tensor> {
+        if self.time_emb_proj.is_some() != time_bias.is_some() {
+            bail!(Internal, "a residual block and its caller disagree about the time embedding");
+        }
+        let epilogue = Epilogue { channel_bias: time_bias, ..Epilogue::default() };
         let mut h = self.norm1.forward_silu(b, x)?;
         h = b.conv2d(&h, &self.conv1, epilogue)?;
         h = self.norm2.forward_silu(b, &h)?;
@@ -72,14 +93,15 @@ pub struct Downsample2D<B: Backend> {
 }
 
 impl<B: Backend> Downsample2D<B> {
-    /// `padding` 1 pads all around, 0 stands for one pixel at the bottom and right only.
+    /// `padding` 1 pads all around, 0 stands for one pixel at the bottom and right only. `scale` as in [`ResnetShape`].
     ///
     /// # Errors
     /// Those of the weights.
-    pub fn load(scope: &Scope<'_>, channels: usize, padding: usize, b: &B) -> Result<Self> {
+    pub fn load(scope: &Scope<'_>, channels: usize, padding: usize, scale: f32, b: &B) -> Result<Self> {
         let padding = if padding == 0 { [0, 0, 1, 1] } else { [padding; 4] };
         let geometry = ConvGeometry { stride: 2, padding, upsample: false };
-        Ok(Self { conv: conv2d(&scope.at("conv"), channels, channels, 3, geometry, b)? })
+        let conv = scope.at("conv").scaled(1.0, scale);
+        Ok(Self { conv: conv2d(&conv, channels, channels, 3, geometry, b)? })
     }
 
     /// `[n, h, w, c]` to about `[n, h/2, w/2, c]`.
@@ -94,11 +116,14 @@ pub struct Upsample2D<B: Backend> {
 }
 
 impl<B: Backend> Upsample2D<B> {
+    /// `scale` as in [`ResnetShape`].
+    ///
     /// # Errors
     /// Those of the weights.
-    pub fn load(scope: &Scope<'_>, channels: usize, b: &B) -> Result<Self> {
+    pub fn load(scope: &Scope<'_>, channels: usize, scale: f32, b: &B) -> Result<Self> {
         let geometry = ConvGeometry { upsample: true, ..ConvGeometry::same(3) };
-        Ok(Self { conv: conv2d(&scope.at("conv"), channels, channels, 3, geometry, b)? })
+        let conv = scope.at("conv").scaled(1.0, scale);
+        Ok(Self { conv: conv2d(&conv, channels, channels, 3, geometry, b)? })
     }
 
     /// `[n, h, w, c]` to `[n, height, width, c]`, each side twice what it was, or one less.

@@ -1,9 +1,9 @@
 //! The spatial transformer of the U-Net.
 
-use super::attention::{Attention, Projections};
+use super::attention::{Attention, KeysValues, Projections};
 use super::layers::{GroupNorm, LayerNorm, geglu, linear, pointwise};
 use crate::backend::{Backend, Epilogue};
-use crate::util::error::Result;
+use crate::util::error::{Result, bail};
 use crate::weights::Scope;
 
 /// diffusers fixes the epsilons of these norms in code.
@@ -68,18 +68,27 @@ impl<B: Backend> Transformer2DModel<B> {
         })
     }
 
-    /// `x [n, h, w, channels]`, `context [n, tokens, 1, cross_attention_dim]`; the result has `x`'s shape.
+    /// What each transformer block makes of `context [n, tokens, 1, cross_attention_dim]`. It is the same at every
+    /// denoising step.
+    pub fn keys_values(&self, b: &B, context: &B::Tensor) -> Result<Vec<KeysValues<B>>> {
+        self.transformer_blocks.iter().map(|block| block.attn2.keys_values(b, context)).collect()
+    }
+
+    /// `x [n, h, w, channels]` with [`Transformer2DModel::keys_values`] of its context; the result has `x`'s shape.
     pub fn forward(
         &self,
         b: &B,
         x: &B::Tensor,
-        context: &B::Tensor,
+        context: &[KeysValues<B>],
         perturbed: Option<Perturbed>,
     ) -> Result<B::Tensor> {
         let enter = || b.linear(&self.norm.forward(b, x)?, &self.proj_in, Epilogue::default());
         let mut h = enter()?;
         let identity = perturbed.and_then(|p| p.first_of(Perturbation::IdentityAttention));
-        for block in &self.transformer_blocks {
+        if context.len() != self.transformer_blocks.len() {
+            bail!(Internal, "a context for {} of {} blocks", context.len(), self.transformer_blocks.len());
+        }
+        for (block, context) in self.transformer_blocks.iter().zip(context) {
             h = block.forward(b, h, context, identity)?;
         }
         if let Some(from) = perturbed.and_then(|p| p.first_of(Perturbation::SkipLayer)) {
@@ -120,7 +129,7 @@ impl<B: Backend> BasicTransformerBlock<B> {
         &self,
         b: &B,
         x: B::Tensor,
-        context: &B::Tensor,
+        context: &KeysValues<B>,
         identity: Option<usize>,
     ) -> Result<B::Tensor> {
         let mut x = x;
@@ -129,8 +138,7 @@ impl<B: Backend> BasicTransformerBlock<B> {
             None => self.attn1.self_attention(b, h, false, &x)?,
             Some(from) => self.attn1.identity_attention(b, h, from, &x)?,
         };
-        let keys_values = self.attn2.keys_values(b, context)?;
-        x = self.attn2.attend(b, self.norm2.forward(b, &x)?, keys_values, false, &x)?;
+        x = self.attn2.cross_attention(b, self.norm2.forward(b, &x)?, context, &x)?;
         self.ff.forward(b, self.norm3.forward(b, &x)?, &x)
     }
 }

@@ -6,13 +6,17 @@ use super::Pipeline;
 use super::layout::{LatentSize, to_channels_first, to_channels_last};
 use super::request::{Observer, Request};
 use super::text::Conditioning;
-use crate::backend::{Backend, Shape};
+use crate::backend::{Backend, Input, Shape, Tensor};
 use crate::models::unet_2d_condition::{
-    AddedConditions, Block, Perturbation, Perturbed, PerturbedBlocks, UNet2DConditionModel,
+    AddedConditions, Block, Context, Perturbation, Perturbed, PerturbedBlocks, UNet2DConditionModel,
 };
 use crate::sampling::Evaluation;
 use crate::sampling::guidance::{Guidance, Predictions};
 use crate::util::error::{Result, bail};
+
+/// How many rows of time embeddings are computed at a time: few products for usual numbers of steps, and for the largest
+/// U-Nets some 20 MB of biases.
+const ROWS_AHEAD: usize = 256;
 
 /// Checks what a request asks of guidance.
 ///
@@ -51,17 +55,34 @@ pub(super) struct Denoiser<'a, B: Backend> {
     perturbation: Perturbation,
     blocks: Vec<Block>,
     rows: Rows,
+    /// The step and timestep of every evaluation that the sampler is going to ask for.
+    foreseen: Vec<(usize, f32)>,
+    /// How many of them are answered.
+    answered: usize,
+    pub(super) rows_ahead: usize,
     /// What is on the device: for these parts of the rows.
     conditions: Option<(Range<usize>, Conditions<B>)>,
-    /// Both as long as the largest batch: the U-Net's layout, and ours.
+    /// All as long as the largest batch: what goes to the U-Net and what comes back, in its layout, and that in ours.
     nhwc: Vec<f32>,
+    output: Vec<f32>,
     predictions: Vec<f32>,
 }
 
-/// What the U-Net sees besides the latents.
+/// What the U-Net sees besides the latents, and what it has made of that.
 struct Conditions<B: Backend> {
-    context: B::Tensor,
+    /// The step as the device may have recorded it. Stands first, to be dropped before what it borrows; everything that
+    /// the step does (the context, the perturbed rows, the shapes) follows from the parts of the rows.
+    step: B::Repeated,
+    context: Context<B>,
     added: Option<AddedConditions<B>>,
+    times: Times<B>,
+}
+
+/// What some timesteps add to the channels of the U-Net.
+struct Times<B: Backend> {
+    timesteps: Vec<f32>,
+    /// [`UNet2DConditionModel::time_biases`] of them.
+    biases: Option<B::Tensor>,
 }
 
 /// The conditions of each row on the host, in equal parts: unconditional, as diffusers batches them, then conditional,
@@ -84,16 +105,20 @@ const CONDITIONAL: usize = 1;
 const PERTURBED: usize = 2;
 
 impl<'a, B: Backend> Denoiser<'a, B> {
-    /// For one request. `unconditional` is there where [`Guidance::needs_ever`] says so.
+    /// For one request. `unconditional` is there where [`Guidance::needs_ever`] says so; `foreseen` are the
+    /// [`Plan::evaluation_timesteps`](crate::sampling::Plan::evaluation_timesteps). Other evaluations work too, but each
+    /// embeds its time for itself.
     ///
     /// # Errors
     /// Those of [`check`]; `Internal`.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         pipeline: &'a Pipeline<B>,
         backend: &'a B,
         request: &Request,
         guidance: Guidance,
         size: LatentSize,
+        foreseen: Vec<(usize, f32)>,
         conditional: &Conditioning,
         unconditional: Option<&Conditioning>,
     ) -> Result<Self> {
@@ -126,8 +151,12 @@ impl<'a, B: Backend> Denoiser<'a, B> {
             perturbation: request.perturbation,
             blocks: blocks(pipeline, request)?,
             rows,
+            foreseen,
+            answered: 0,
+            rows_ahead: ROWS_AHEAD,
             conditions: None,
             nhwc: vec![0.0; most * size.len()],
+            output: vec![0.0; most * size.len()],
             predictions: vec![0.0; most * size.len()],
         })
     }
@@ -144,39 +173,33 @@ impl<'a, B: Backend> Denoiser<'a, B> {
         unconditional_out: &mut [f32],
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let (size, needs) = (self.size, self.guidance.needs(evaluation.step));
-        let first = if needs.unconditional { UNCONDITIONAL } else { CONDITIONAL };
-        let last = if needs.perturbed { PERTURBED } else { CONDITIONAL };
-        let parts = first..last + 1;
+        let size = self.size;
+        let parts = parts(&self.guidance, evaluation.step);
         let n = parts.len() * size.batch;
+        let time_biases = self.prepare(&parts, evaluation.timestep)?;
 
         let nhwc = &mut self.nhwc[..parts.len() * size.len()];
         for part in nhwc.chunks_exact_mut(size.len()) {
             to_channels_last(evaluation.input, part, size.channels, size.pixels());
         }
-        let sample = self.backend.upload(Shape::image(n, size.height, size.width, size.channels), nhwc)?;
-        if self.conditions.as_ref().is_none_or(|(there, _)| *there != parts) {
-            self.conditions = None;
-            self.conditions = Some((parts.clone(), self.rows.upload(self.backend, &parts, size.batch)?));
-        }
-        let Some((_, Conditions { context, added })) = &self.conditions else {
+        let sample = Input::Host(Shape::image(n, size.height, size.width, size.channels), nhwc);
+        let Some((_, Conditions { step, context, .. })) = &mut self.conditions else {
             bail!(Internal, "the conditions are gone");
         };
-        let perturbed = needs.perturbed.then(|| PerturbedBlocks {
+        let perturbed = parts.contains(&PERTURBED).then(|| PerturbedBlocks {
             blocks: &self.blocks,
             perturbed: Perturbed { perturbation: self.perturbation, from: n - size.batch },
         });
-        let output = self.unet.forward(
-            self.backend,
-            &sample,
-            evaluation.timestep,
-            context,
-            added.as_ref(),
-            perturbed,
-        )?;
-        self.backend.download(&output, nhwc)?;
+        let (unet, backend, context) = (self.unet, self.backend, &*context);
+        let body = |inputs: &[B::Tensor]| match inputs {
+            [sample, biases] => unet.forward_prepared(backend, sample, biases, context, perturbed),
+            _ => bail!(Internal, "a step of {} inputs", inputs.len()),
+        };
+        let output = &mut self.output[..nhwc.len()];
+        backend.repeat(step, &[sample, Input::Device(&time_biases)], &body, output)?;
+        self.answered += 1;
         let predictions = &mut self.predictions[..parts.len() * size.len()];
-        to_channels_first(nhwc, predictions, size.channels, size.pixels());
+        to_channels_first(output, predictions, size.channels, size.pixels());
 
         let part = |part: usize| -> &[f32] {
             let at = parts.contains(&part).then(|| (part - parts.start) * size.len());
@@ -203,11 +226,67 @@ impl<'a, B: Backend> Denoiser<'a, B> {
         }
         Ok(())
     }
+
+    /// Sees to it that the conditions of `parts` are on the device, and gives what `timestep` adds to the channels of the
+    /// U-Net.
+    fn prepare(&mut self, parts: &Range<usize>, timestep: f32) -> Result<B::Tensor> {
+        let (b, unet, n) = (self.backend, self.unet, parts.len() * self.size.batch);
+        if self.conditions.as_ref().is_none_or(|(there, _)| there != parts) {
+            self.conditions = None;
+            let (context, added) = self.rows.upload(b, parts, self.size.batch)?;
+            let times = Times { timesteps: Vec::new(), biases: None };
+            let context = unet.prepare_context(b, &context)?;
+            let conditions = Conditions { step: B::Repeated::default(), context, added, times };
+            self.conditions = Some((parts.clone(), conditions));
+        }
+        let ahead = self.foreseen.get(self.answered..).unwrap_or_default();
+        let ahead = ahead.iter().take_while(|(step, _)| self::parts(&self.guidance, *step) == *parts);
+        let Some((_, Conditions { added, times, .. })) = &mut self.conditions else {
+            bail!(Internal, "the conditions are gone");
+        };
+        if !times.timesteps.contains(&timestep) {
+            let mut timesteps = vec![timestep];
+            if ahead.clone().any(|(_, next)| *next == timestep) {
+                // Let go of the old ones first: nothing reads them any more.
+                *times = Times { timesteps: Vec::new(), biases: None };
+                for (_, next) in ahead {
+                    if timesteps.len() >= self.rows_ahead / n {
+                        break;
+                    }
+                    if !timesteps.contains(next) {
+                        timesteps.push(*next);
+                    }
+                }
+            }
+            let biases = Some(unet.time_biases(b, &timesteps, n, added.as_ref())?);
+            *times = Times { timesteps, biases };
+        }
+        match (times.timesteps.iter().position(|t| *t == timestep), &times.biases) {
+            (Some(row), Some(biases)) => {
+                let width = biases.shape().c;
+                b.view(biases, row * width, Shape::vector(1, width))
+            }
+            _ => bail!(Internal, "timestep {timestep} was not embedded"),
+        }
+    }
+}
+
+/// The parts of the rows that a step evaluates.
+fn parts(guidance: &Guidance, step: usize) -> Range<usize> {
+    let needs = guidance.needs(step);
+    let first = if needs.unconditional { UNCONDITIONAL } else { CONDITIONAL };
+    let last = if needs.perturbed { PERTURBED } else { CONDITIONAL };
+    first..last + 1
 }
 
 impl Rows {
     /// Copies the conditions of some parts to the device.
-    fn upload<B: Backend>(&self, backend: &B, parts: &Range<usize>, batch: usize) -> Result<Conditions<B>> {
+    fn upload<B: Backend>(
+        &self,
+        backend: &B,
+        parts: &Range<usize>,
+        batch: usize,
+    ) -> Result<(B::Tensor, Option<AddedConditions<B>>)> {
         let n = parts.len() * batch;
         let slice = |all: &'_ [f32]| -> Range<usize> {
             let part = all.len() / self.parts;
@@ -224,6 +303,6 @@ impl Rows {
                 time_ids: self.time_ids.repeat(n),
             })
         };
-        Ok(Conditions { context, added })
+        Ok((context, added))
     }
 }

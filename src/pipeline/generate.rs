@@ -205,7 +205,9 @@ impl<B: Backend> Pipeline<B> {
     ) -> Result<Vec<f32>> {
         // A schedule of the caller's own may end among noise on purpose.
         let ends_clean = request.sigmas.is_none();
-        let mut denoiser = Denoiser::new(self, backend, request, guidance, size, conditional, unconditional)?;
+        let foreseen = plan.evaluation_timesteps().collect();
+        let mut denoiser =
+            Denoiser::new(self, backend, request, guidance, size, foreseen, conditional, unconditional)?;
         let mut run = Run::new(plan.clone(), from.latents, size.batch, from.noise)?;
         while !run.is_done() {
             observer.progress(Stage::Denoise, run.step_index() as u32, plan.len() as u32)?;

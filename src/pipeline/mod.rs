@@ -13,6 +13,8 @@ mod tests;
 mod tests_guidance;
 #[cfg(test)]
 mod tests_img2img;
+#[cfg(test)]
+mod tests_step;
 mod text;
 
 use std::path::Path;

@@ -187,7 +187,8 @@ fn a_sampler_that_asks_for_it_gets_the_raw_unconditional_prediction() {
         let always = !unconditional.is_empty();
         let guidance = Guidance::new(&options, 4, size.batch, size.image(), always).unwrap();
         let [c, u] = &prompts;
-        let mut denoiser = Denoiser::new(&pipeline, &backend, &small(), guidance, size, c, Some(u)).unwrap();
+        let mut denoiser =
+            Denoiser::new(&pipeline, &backend, &small(), guidance, size, Vec::new(), c, Some(u)).unwrap();
         let evaluation = Evaluation {
             step,
             input: &input,

@@ -171,6 +171,11 @@ impl Plan {
         self.program.evaluation_count()
     }
 
+    /// What [`Run`](super::Run) is going to ask the model, in order: the step, from 0, and the timestep of each evaluation.
+    pub fn evaluation_timesteps(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.program.evaluation_timesteps()
+    }
+
     /// The timestep of each step's first evaluation, noisiest first but where Restart goes back up; it may have a
     /// fraction.
     pub fn timesteps(&self) -> &[f32] {

@@ -111,6 +111,19 @@ impl Program {
         })
     }
 
+    /// The step and the timestep of each evaluation.
+    pub(super) fn evaluation_timesteps(&self) -> impl Iterator<Item = (usize, f32)> {
+        let mut step = 0;
+        self.ops.iter().filter_map(move |op| {
+            match op {
+                Op::Evaluate(evaluate) => return Some((step, evaluate.timestep as f32)),
+                Op::EndStep { .. } => step += 1,
+                _ => {}
+            }
+            None
+        })
+    }
+
     /// How often the model is evaluated in all.
     pub(super) fn evaluation_count(&self) -> usize {
         self.evaluations().count()

@@ -1,9 +1,11 @@
 //! Names as paths: `scope.at("down_blocks").at(0).at("resnets")` reads like the checkpoint's keys.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::checkpoint::{Checkpoint, Entry};
@@ -15,16 +17,48 @@ use crate::util::error::{Error, Result, bail, error};
 pub struct Scope<'a> {
     checkpoint: &'a Checkpoint,
     path: String,
+    /// What the weights and the biases of layers below are multiplied by.
+    scales: [f32; 2],
+}
+
+/// A tensor, multiplied where its [`Scope`] asks for that.
+pub struct Scaled<'a> {
+    dtype: DType,
+    shape: &'a [usize],
+    bytes: Cow<'a, [u8]>,
+}
+
+impl Scaled<'_> {
+    /// What backends take.
+    pub fn weight(&self) -> Weight<'_> {
+        Weight { dtype: self.dtype, shape: self.shape, bytes: &self.bytes }
+    }
 }
 
 impl<'a> Scope<'a> {
     pub(super) fn root(checkpoint: &'a Checkpoint) -> Self {
-        Self { checkpoint, path: String::new() }
+        Self { checkpoint, path: String::new(), scales: [1.0; 2] }
     }
 
     /// The place `name` below this one.
     pub fn at(&self, name: impl Display) -> Self {
-        Self { checkpoint: self.checkpoint, path: self.join(name) }
+        Self { checkpoint: self.checkpoint, path: self.join(name), scales: self.scales }
+    }
+
+    /// The same place, where linear layers and convolutions have their weights multiplied by `weight` and their biases
+    /// by `bias`: powers of two, so that nothing is rounded.
+    pub fn scaled(self, weight: f32, bias: f32) -> Self {
+        Self { scales: [weight, bias], ..self }
+    }
+
+    /// A layer's weight, as [`Scope::tensor`] or [`Scope::matrix`] took it, multiplied.
+    pub fn scale_weight(&self, tensor: Weight<'a>) -> Scaled<'a> {
+        multiply(tensor, self.scales[0])
+    }
+
+    /// A layer's bias, multiplied.
+    pub fn scale_bias(&self, tensor: Weight<'a>) -> Scaled<'a> {
+        multiply(tensor, self.scales[1])
     }
 
     /// Whether there is a tensor of this name.
@@ -118,6 +152,28 @@ impl<'a> Scope<'a> {
         entry.used.store(true, Ordering::Relaxed);
         Ok(Weight { dtype, shape, bytes })
     }
+}
+
+/// `tensor` · `scale`, in f32 unless `scale` is 1.
+fn multiply(tensor: Weight<'_>, scale: f32) -> Scaled<'_> {
+    let Weight { dtype, shape, bytes } = tensor;
+    if scale == 1.0 {
+        return Scaled { dtype, shape, bytes: Cow::Borrowed(bytes) };
+    }
+    let times = |x: f32| (x * scale).to_le_bytes();
+    let pair = |b: &[u8]| [b[0], b[1]];
+    let bytes = match dtype {
+        DType::F16 => {
+            bytes.chunks_exact(2).flat_map(|b| times(f16::from_le_bytes(pair(b)).to_f32())).collect()
+        }
+        DType::Bf16 => {
+            bytes.chunks_exact(2).flat_map(|b| times(bf16::from_le_bytes(pair(b)).to_f32())).collect()
+        }
+        DType::F32 => {
+            bytes.chunks_exact(4).flat_map(|b| times(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+        }
+    };
+    Scaled { dtype: DType::F32, shape, bytes: Cow::Owned(bytes) }
 }
 
 /// NaN and infinity are the values whose exponent bits are all ones. No early exit, so that the loop is vectorised.

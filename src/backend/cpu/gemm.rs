@@ -210,7 +210,7 @@ pub(super) fn run(
 
 vectorized! {
     /// `out = activation(sums + bias + channel_bias) + residual`
-    fn finish_row(
+    pub(super) fn finish_row(
         sums: &[f32],
         bias: &[f32],
         channel_bias: Option<&[f32]>,

@@ -4,6 +4,7 @@
 //! a convolution reads the image where it lies: no copy, and padding is a pointer to a row of zeros.
 
 use super::simd::{PORTABLE_FMA, Simd};
+use super::transform::{AllTransforms, all_transforms, data, filter, output};
 
 /// A vector register of `f32`.
 pub(super) trait Vector: Copy {
@@ -18,6 +19,8 @@ pub(super) trait Vector: Copy {
     /// `self · b + c`
     fn mul_add(self, b: Self, c: Self) -> Self;
     fn add(self, b: Self) -> Self;
+    fn sub(self, b: Self) -> Self;
+    fn mul(self, b: Self) -> Self;
 }
 
 /// The arguments of a micro-kernel of `MR` rows.
@@ -58,6 +61,8 @@ pub(super) struct Kernels {
     pub(super) widen_f16: unsafe fn(*const u16, *mut f32, usize),
     /// Converts bf16.
     pub(super) widen_bf16: unsafe fn(*const u16, *mut f32, usize),
+    /// Those of fast convolutions.
+    pub(super) transforms: AllTransforms,
     /// Floating-point operations that take a slow machine about three milliseconds.
     pub(super) task: usize,
 }
@@ -182,6 +187,16 @@ impl Vector for Four {
     fn add(self, b: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] + b.0[i]))
     }
+
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] - b.0[i]))
+    }
+
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] * b.0[i]))
+    }
 }
 
 static PORTABLE: Kernels = Kernels {
@@ -191,6 +206,7 @@ static PORTABLE: Kernels = Kernels {
     half: &[tile::<Four, 1, 1>, tile::<Four, 2, 1>, tile::<Four, 3, 1>, tile::<Four, 4, 1>],
     widen_f16: widen_f16_portable,
     widen_bf16: widen_bf16_portable,
+    transforms: all_transforms!(data, filter, output, Four),
     task: 32 << 20,
 };
 

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable};
+use super::transform::{Family, all_transforms, data, filter, output};
 
 #[derive(Clone, Copy)]
 struct Sse2(__m128);
@@ -41,6 +42,18 @@ impl Vector for Sse2 {
     fn add(self, b: Self) -> Self {
         // SAFETY: as `splat`.
         Self(unsafe { _mm_add_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm_sub_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm_mul_ps(self.0, b.0) })
     }
 }
 
@@ -80,6 +93,18 @@ impl Vector for Avx2 {
         // SAFETY: as `splat`.
         Self(unsafe { _mm256_add_ps(self.0, b.0) })
     }
+
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm256_sub_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm256_mul_ps(self.0, b.0) })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -117,6 +142,18 @@ impl Vector for Avx512 {
         // SAFETY: as `splat`.
         Self(unsafe { _mm512_add_ps(self.0, b.0) })
     }
+
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm512_sub_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm512_mul_ps(self.0, b.0) })
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -130,6 +167,50 @@ unsafe fn avx512<const MR: usize, const NV: usize>(t: &Tile) {
     // SAFETY: passed on from the caller.
     unsafe { tile::<Avx512, MR, NV>(t) }
 }
+
+/// Compiles the transforms for an instruction set.
+macro_rules! transforms {
+    ($data:ident, $filter:ident, $output:ident, $vector:ty, $features:literal) => {
+        /// # Safety
+        /// As [`data`]; the machine has the instructions.
+        #[target_feature(enable = $features)]
+        unsafe fn $data<F: Family>(
+            pixels: *const *const f32,
+            offset: usize,
+            vectors: usize,
+            to: *mut f32,
+            stride: usize,
+        ) {
+            // SAFETY: passed on from the caller.
+            unsafe { data::<$vector, F>(pixels, offset, vectors, to, stride) }
+        }
+
+        /// # Safety
+        /// As [`filter`]; the machine has the instructions.
+        #[target_feature(enable = $features)]
+        unsafe fn $filter<F: Family>(taps: &[*const f32; 9], vectors: usize, to: *mut f32, stride: usize) {
+            // SAFETY: passed on from the caller.
+            unsafe { filter::<$vector, F>(taps, vectors, to, stride) }
+        }
+
+        /// # Safety
+        /// As [`output`]; the machine has the instructions.
+        #[target_feature(enable = $features)]
+        unsafe fn $output<F: Family>(
+            sums: *const f32,
+            stride: usize,
+            vectors: usize,
+            to: *mut f32,
+            to_stride: usize,
+        ) {
+            // SAFETY: passed on from the caller.
+            unsafe { output::<$vector, F>(sums, stride, vectors, to, to_stride) }
+        }
+    };
+}
+
+transforms!(data_avx2, filter_avx2, output_avx2, Avx2, "avx2,fma");
+transforms!(data_avx512, filter_avx512, output_avx512, Avx512, "avx512f");
 
 /// # Safety
 /// `from` and `to` point to `len` values; the machine has F16C.
@@ -186,6 +267,7 @@ pub(super) static SSE2: Kernels = Kernels {
     half: &[tile::<Sse2, 1, 1>, tile::<Sse2, 2, 1>, tile::<Sse2, 3, 1>, tile::<Sse2, 4, 1>],
     widen_f16: widen_f16_portable,
     widen_bf16: widen_bf16_portable,
+    transforms: all_transforms!(data, filter, output, Sse2),
     task: 64 << 20,
 };
 
@@ -196,6 +278,7 @@ pub(super) static AVX2: Kernels = Kernels {
     half: &[avx2::<1, 1>, avx2::<2, 1>, avx2::<3, 1>, avx2::<4, 1>, avx2::<5, 1>, avx2::<6, 1>],
     widen_f16: widen_f16_avx2,
     widen_bf16: widen_bf16_avx2,
+    transforms: all_transforms!(data_avx2, filter_avx2, output_avx2),
     task: 128 << 20,
 };
 
@@ -232,5 +315,6 @@ pub(super) static AVX512: Kernels = Kernels {
     ],
     widen_f16: widen_f16_avx512,
     widen_bf16: widen_bf16_avx512,
+    transforms: all_transforms!(data_avx512, filter_avx512, output_avx512),
     task: 256 << 20,
 };

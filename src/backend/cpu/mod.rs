@@ -4,6 +4,7 @@
 //! tasks cut the output, never a sum. Different instruction sets may differ in the last bits.
 
 mod attention;
+mod conv;
 mod elementwise;
 mod gemm;
 mod kernel;
@@ -16,10 +17,15 @@ mod pool;
 mod simd;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_winograd;
 mod threads;
+mod transform;
+mod winograd;
 
 use std::sync::Arc;
 
+pub use self::conv::CpuConv2d;
 use self::gemm::{Finish, Rows};
 use self::kernel::Kernels;
 use self::pack::Packed;
@@ -38,6 +44,7 @@ pub struct Cpu {
     device: Arc<Device>,
     pool: Arc<Pool>,
     cancel: Cancel,
+    strict: bool,
 }
 
 /// What all sessions share.
@@ -58,13 +65,6 @@ pub struct CpuTensor {
 
 /// A packed linear layer.
 pub struct CpuLinear(Packed);
-
-/// A packed convolution.
-pub struct CpuConv2d {
-    packed: Packed,
-    kernel: [usize; 2],
-    geometry: ConvGeometry,
-}
 
 /// A norm's scale and shift.
 pub struct CpuAffine {
@@ -103,7 +103,13 @@ impl Cpu {
         let memory = Memory::new(memory_limit);
         let pool = Pool::new(&memory);
         let device = Device { threads: ThreadPool::new(threads)?, simd, kernels: Kernels::new(simd), memory };
-        Ok(Self { device: Arc::new(device), pool, cancel: Cancel::default() })
+        Ok(Self { device: Arc::new(device), pool, cancel: Cancel::default(), strict: false })
+    }
+
+    /// The same CPU, and sessions of it, with every convolution computed as its definition says (`strict`) or by fast
+    /// algorithms, whose rounding errors are about five times larger.
+    pub fn with_strict(&self, strict: bool) -> Self {
+        Self { strict, ..self.clone() }
     }
 
     /// Threads that compute, the caller's included.
@@ -167,32 +173,6 @@ impl Cpu {
         let mut block = self.pool.take(stride * self.threads() * size_of::<f32>(), "working memory")?;
         let start = pack::Target(block.as_mut_ptr().cast());
         Ok(Scratch { _block: block, start, stride })
-    }
-
-    fn conv(
-        &self,
-        operation: &str,
-        x: &CpuTensor,
-        weight: &CpuConv2d,
-        output: (usize, usize),
-        epilogue: &Epilogue<'_, CpuTensor>,
-    ) -> Result<CpuTensor> {
-        if x.shape.c != weight.packed.k {
-            bail!(Internal, "{operation}: {} for {} input channels", x.shape, weight.packed.k);
-        }
-        let shape = Shape::image(x.shape.n, output.0, output.1, weight.packed.n);
-        let finish = finish(operation, shape, epilogue)?;
-        let mut out = self.tensor(shape, operation)?;
-        let rows = Rows {
-            x: x.values(),
-            zeros: weight.packed.zeros(),
-            input: x.shape,
-            output: shape,
-            kernel: weight.kernel,
-            geometry: weight.geometry,
-        };
-        gemm::run(self, &rows, &weight.packed, &finish, &mut out)?;
-        Ok(out)
     }
 }
 
@@ -288,7 +268,7 @@ impl Backend for Cpu {
 
     fn session(&self) -> Result<Self> {
         let pool = Pool::new(&self.device.memory);
-        Ok(Self { device: Arc::clone(&self.device), pool, cancel: Cancel::default() })
+        Ok(Self { pool, cancel: Cancel::default(), ..self.clone() })
     }
 
     fn with_cancel(&self, cancel: &Cancel) -> Self {
@@ -416,7 +396,7 @@ impl Backend for Cpu {
             bail!(Internal, "conv2d: {height} × {width} over {} with {:?}", x.shape, weight.geometry);
         }
         let output = ((padded_h - height) / stride + 1, (padded_w - width) / stride + 1);
-        self.conv("conv2d", x, weight, output, &epilogue)
+        conv::run(self, "conv2d", x, weight, output, &epilogue)
     }
 
     fn upsample_conv2d(
@@ -433,7 +413,7 @@ impl Backend for Cpu {
         if !upsample || !keeps_size || !doubles {
             bail!(Internal, "upsample_conv2d: {} to {height} × {width} with {:?}", x.shape, weight.geometry);
         }
-        self.conv("upsample_conv2d", x, weight, (height, width), &Epilogue::default())
+        conv::run(self, "upsample_conv2d", x, weight, (height, width), &Epilogue::default())
     }
 
     fn group_norm(

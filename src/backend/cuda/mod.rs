@@ -274,6 +274,13 @@ impl Backend for Cuda {
         Self { cancel: cancel.clone(), ..self.clone() }
     }
 
+    fn largest_activation(&self) -> f32 {
+        match self.device.precision {
+            Precision::F16 => f16::MAX.to_f32(),
+            Precision::Bf16 | Precision::F32 => f32::MAX,
+        }
+    }
+
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CudaLinear> {
         weights::prepare_linear(self, weight, bias)
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use cudarc::driver::result;
-use cudarc::driver::sys::{CUdeviceptr, CUstreamCaptureMode};
+use cudarc::driver::sys::{CUdeviceptr, CUgraph, CUstreamCaptureMode};
 
 use super::device::{Device, lock};
 use super::stream::Stream;
@@ -82,7 +82,7 @@ impl Memory {
 pub(super) struct Buffer {
     pointer: CUdeviceptr,
     bytes: usize,
-    /// Whether a recording uses it, see [`Pool::end_recording`].
+    /// Whether a recording uses it, see [`Capture::end`].
     recorded: bool,
     device: Arc<Device>,
 }
@@ -225,8 +225,8 @@ impl Pool {
     }
 
     /// Lets the stream record from here on what it is told to do, on memory of the recording's own: the session's free
-    /// blocks.
-    pub(super) fn begin_recording(&self) -> Result<()> {
+    /// blocks. It is this thread that has to tell it.
+    pub(super) fn begin_recording(&self) -> Result<Capture<'_>> {
         let mut recording = lock(&self.recording);
         let free = std::mem::take(&mut *lock(&self.session.free));
         let shelf = Shelf { free: Mutex::new(free), parent: Some(Arc::clone(&self.session)) };
@@ -235,21 +235,49 @@ impl Pool {
         let begun = unsafe { result::stream::begin_capture(self.stream.handle(), mode) };
         self.device.check("recording", begun)?;
         *recording = Some(Arc::new(shelf));
-        Ok(())
+        Ok(Capture { pool: self, ended: false })
+    }
+}
+
+/// A recording that goes on. It ends at the latest when this is dropped: the driver refuses much to a thread while one of
+/// its recordings does.
+pub(super) struct Capture<'a> {
+    pool: &'a Pool,
+    ended: bool,
+}
+
+impl Capture<'_> {
+    /// What was recorded, and the memory that it uses. What it did not come to use goes back to the session.
+    pub(super) fn end(mut self) -> (Result<CUgraph>, RecordedMemory) {
+        self.finish()
     }
 
-    /// Ends the recording: what was recorded (null if nothing was), and the memory that it uses. What it did not come to
-    /// use goes back to the session.
-    pub(super) fn end_recording(&self) -> (Result<cudarc::driver::sys::CUgraph>, RecordedMemory) {
-        let mut recording = lock(&self.recording);
+    fn finish(&mut self) -> (Result<CUgraph>, RecordedMemory) {
+        self.ended = true;
+        let pool = self.pool;
+        let mut recording = lock(&pool.recording);
         // SAFETY: the stream exists, and this thread began to capture it.
-        let graph = unsafe { result::stream::end_capture(self.stream.handle()) };
-        let shelf = recording.take().unwrap_or_else(|| Arc::clone(&self.session));
-        let (used, unused) = std::mem::take(&mut *lock(&shelf.free)).into_iter().partition(|b| b.recorded);
-        let unused: Vec<Buffer> = unused;
+        let graph = unsafe { result::stream::end_capture(pool.stream.handle()) };
+        let shelf = recording.take().unwrap_or_else(|| Arc::clone(&pool.session));
+        let free = std::mem::take(&mut *lock(&shelf.free));
+        let (used, unused): (Vec<Buffer>, Vec<Buffer>) = free.into_iter().partition(|b| b.recorded);
         *lock(&shelf.free) = used;
-        lock(&self.session.free).extend(unused);
-        (self.device.check("recording", graph), RecordedMemory { _shelf: shelf })
+        lock(&pool.session.free).extend(unused);
+        (pool.device.check("recording", graph), RecordedMemory { _shelf: shelf })
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if let (Ok(graph), _memory) = self.finish()
+            && !graph.is_null()
+        {
+            // SAFETY: just made, and nobody else's.
+            let _ = unsafe { result::graph::destroy(graph) };
+        }
     }
 }
 

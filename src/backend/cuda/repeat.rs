@@ -152,9 +152,9 @@ fn record(
     places: &[CudaTensor],
     body: &dyn Fn(&[CudaTensor]) -> Result<CudaTensor>,
 ) -> Result<()> {
-    let recording = cuda.pool.begin_recording().and_then(|()| {
+    let recording = cuda.pool.begin_recording().and_then(|capture| {
         let result = body(places);
-        let (recorded, memory) = cuda.pool.end_recording();
+        let (recorded, memory) = capture.end();
         let graph = recorded.and_then(|recorded| Graph::new(&cuda.device, recorded));
         // An operation's error says more than that of the capture that it spoiled.
         Ok(Recording { result: result?, graph: graph?, _memory: memory })

@@ -10,6 +10,18 @@ use crate::weights::Scope;
 
 const NORM_EPS: f32 = 1e-6;
 
+/// Where activations reach no further than those of f16, they are kept so many times smaller between the first
+/// convolution of a half and its last norm: the values of SDXL's VAE pass 65504. Every reader of them is a norm, whose
+/// epsilon shrinks along, or linear, so the result is the same, and a power of two rounds nothing but what falls below
+/// 2⁻¹⁴, the end of f16's normal numbers. It is done for every VAE: nothing in the config tells SDXL's from the others
+/// (`force_upcast` is true by default), and what those lose is less than f16's rounding of the rest.
+const SMALL: f32 = 1.0 / 32.0;
+
+/// What the activations of a half are multiplied by on `b`.
+pub(super) fn scale<B: Backend>(b: &B) -> f32 {
+    if b.largest_activation() <= f32::from(half::f16::MAX) { SMALL } else { 1.0 }
+}
+
 /// diffusers' `Encoder`: image to mean and log-variance.
 pub(super) struct Encoder<B: Backend> {
     conv_in: B::Conv2d,
@@ -59,8 +71,14 @@ fn resnet<B: Backend>(
     config: &AutoencoderKLConfig,
     b: &B,
 ) -> Result<ResnetBlock2D<B>> {
-    let (time_embed_dim, norm_groups, norm_eps) = (None, config.norm_num_groups, NORM_EPS);
-    ResnetBlock2D::load(scope, ResnetShape { inputs, outputs, time_embed_dim, norm_groups, norm_eps }, b)
+    let (norm_groups, norm_eps, scale) = (config.norm_num_groups, NORM_EPS, scale(b));
+    let shape = ResnetShape { inputs, outputs, time_embed_dim: None, norm_groups, norm_eps, scale };
+    ResnetBlock2D::load(scope, shape, b)
+}
+
+/// The epsilon of a norm that is given such activations.
+fn norm_eps<B: Backend>(b: &B) -> f32 {
+    NORM_EPS * scale(b) * scale(b)
 }
 
 /// `layers` resnets, the first of which changes the width.
@@ -90,17 +108,17 @@ impl<B: Backend> Encoder<B> {
         let down_blocks = (0..widths.len()).map(|i| {
             let (scope, inputs, outputs) = (blocks.at(i), widths[i.saturating_sub(1)], widths[i]);
             let downsampler = (i + 1 < widths.len())
-                .then(|| Downsample2D::load(&scope.at("downsamplers.0"), outputs, 0, b))
+                .then(|| Downsample2D::load(&scope.at("downsamplers.0"), outputs, 0, scale(b), b))
                 .transpose()?;
             let resnets = resnets(&scope, inputs, outputs, config.layers_per_block, config, b)?;
             Ok(DownEncoderBlock2D { resnets, downsampler })
         });
-        let norm_out = scope.at("conv_norm_out");
+        let (norm_out, s) = (scope.at("conv_norm_out"), scale(b));
         Ok(Self {
-            conv_in: end(&scope.at("conv_in"), config.in_channels, first, b)?,
+            conv_in: end(&scope.at("conv_in").scaled(s, s), config.in_channels, first, b)?,
             down_blocks: down_blocks.collect::<Result<_>>()?,
             mid_block: MidBlock2D::load(&scope.at("mid_block"), last, config, b)?,
-            conv_norm_out: GroupNorm::load(&norm_out, last, config.norm_num_groups, NORM_EPS, b)?,
+            conv_norm_out: GroupNorm::load(&norm_out, last, config.norm_num_groups, norm_eps(b), b)?,
             conv_out: end(&scope.at("conv_out"), last, 2 * config.latent_channels, b)?,
         })
     }
@@ -129,17 +147,17 @@ impl<B: Backend> Decoder<B> {
         let up_blocks = (0..widths.len()).map(|i| {
             let (scope, inputs, outputs) = (blocks.at(i), widths[i.saturating_sub(1)], widths[i]);
             let upsampler = (i + 1 < widths.len())
-                .then(|| Upsample2D::load(&scope.at("upsamplers.0"), outputs, b))
+                .then(|| Upsample2D::load(&scope.at("upsamplers.0"), outputs, scale(b), b))
                 .transpose()?;
             let resnets = resnets(&scope, inputs, outputs, config.layers_per_block + 1, config, b)?;
             Ok(UpDecoderBlock2D { resnets, upsampler })
         });
-        let norm_out = scope.at("conv_norm_out");
+        let (norm_out, s) = (scope.at("conv_norm_out"), scale(b));
         Ok(Self {
-            conv_in: end(&scope.at("conv_in"), config.latent_channels, first, b)?,
+            conv_in: end(&scope.at("conv_in").scaled(s, s), config.latent_channels, first, b)?,
             mid_block: MidBlock2D::load(&scope.at("mid_block"), first, config, b)?,
             up_blocks: up_blocks.collect::<Result<_>>()?,
-            conv_norm_out: GroupNorm::load(&norm_out, last, config.norm_num_groups, NORM_EPS, b)?,
+            conv_norm_out: GroupNorm::load(&norm_out, last, config.norm_num_groups, norm_eps(b), b)?,
             conv_out: end(&scope.at("conv_out"), last, config.out_channels, b)?,
         })
     }
@@ -185,8 +203,16 @@ impl<B: Backend> MidBlock2D<B> {
 impl<B: Backend> SpatialAttention<B> {
     fn load(scope: &Scope<'_>, channels: usize, groups: usize, b: &B) -> Result<Self> {
         Ok(Self {
-            group_norm: GroupNorm::load(&scope.at("group_norm"), channels, groups, NORM_EPS, b)?,
-            attention: Attention::load(scope, Projections::Autoencoder, channels, channels, 1, b)?,
+            group_norm: GroupNorm::load(&scope.at("group_norm"), channels, groups, norm_eps(b), b)?,
+            attention: Attention::load_scaled(
+                scope,
+                Projections::Autoencoder,
+                channels,
+                channels,
+                1,
+                scale(b),
+                b,
+            )?,
         })
     }
 

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
+use crate::backend::spy::Spy;
 use crate::backend::{Shape, Tensor};
 use crate::models::golden::{self, Golden, MODELS};
+use crate::testing::relative_l2;
 use crate::util::error::Status;
 
 fn load<B: Backend>(b: &B, name: &str) -> AutoencoderKL<B> {
@@ -72,6 +74,40 @@ fn matches_diffusers_on_the_reference() {
 #[test]
 fn matches_diffusers_on_the_cpu() {
     check_all(&Cpu::new(2, None).unwrap());
+}
+
+/// What is done for f16 changes nothing but the size of what lies in between.
+#[test]
+fn smaller_activations_give_the_same_images() {
+    let b = Spy { says: Some(65504.0), ..Spy::default() };
+    for name in MODELS.into_iter().chain(["variants/vae_bare", "variants/vae_conv_attention"]) {
+        check_model(&b, name);
+    }
+}
+
+/// A first convolution of 2¹⁷ times the weights makes activations that f16 cannot hold, unless they are kept smaller.
+#[test]
+fn large_activations_fit_f16_when_scaled() {
+    let golden = Golden::read("sd1");
+    let decode = |says: Option<f32>, half: bool| {
+        let b = Spy { says, half, enlarge: Some((4, 131_072.0)), ..Spy::default() };
+        let vae = load(&b, "sd1");
+        let latents = golden.tensor(&b, "vae.latents_in");
+        vae.decode(&b, &latents).unwrap().values
+    };
+    let expected = decode(None, false);
+    assert!(relative_l2(&decode(Some(65504.0), true), &expected) < 0.02);
+    assert!(decode(None, true).iter().any(|x| !x.is_finite()));
+}
+
+#[test]
+fn matches_diffusers_on_cuda() {
+    golden::on_cuda(check_all);
+}
+
+#[test]
+fn matches_diffusers_without_fast_convolutions() {
+    check_all(&Cpu::new(2, None).unwrap().with_strict(true));
 }
 
 fn config(changes: Value) -> AutoencoderKLConfig {

@@ -2,6 +2,7 @@
 
 use super::config::BlockPlan;
 use crate::backend::{Backend, Shape, Tensor};
+use crate::nn::attention::KeysValues;
 use crate::nn::resnet::{Downsample2D, ResnetBlock2D, Upsample2D};
 use crate::nn::transformer::{Perturbed, Transformer2DModel};
 use crate::util::error::{Result, bail};
@@ -21,10 +22,10 @@ fn attentions<B: Backend>(scope: &Scope<'_>, plan: &BlockPlan, b: &B) -> Result<
 
 /// What every block sees besides its input.
 pub(super) struct Conditions<'a, B: Backend> {
-    /// The time embedding after SiLU, `[n, 1, 1, time_embed_dim]`.
-    pub(super) time: &'a B::Tensor,
-    /// `encoder_hidden_states`, `[n, tokens, 1, cross_attention_dim]`.
-    pub(super) context: &'a B::Tensor,
+    /// What the time adds to the channels of each of its resnets, `[n, 1, 1, c_out]`.
+    pub(super) time_biases: &'a [B::Tensor],
+    /// For each of its transformers.
+    pub(super) context: &'a [Vec<KeysValues<B>>],
     /// What the block's transformers lose.
     pub(super) perturbed: Option<Perturbed>,
 }
@@ -39,7 +40,7 @@ pub(super) struct DownBlock2D<B: Backend> {
 impl<B: Backend> DownBlock2D<B> {
     pub(super) fn load(scope: &Scope<'_>, plan: &BlockPlan, b: &B) -> Result<Self> {
         let downsampler =
-            plan.resample.then(|| Downsample2D::load(&scope.at("downsamplers.0"), plan.channels, 1, b));
+            plan.resample.then(|| Downsample2D::load(&scope.at("downsamplers.0"), plan.channels, 1, 1.0, b));
         Ok(Self {
             resnets: resnets(scope, plan, b)?,
             attentions: attentions(scope, plan, b)?,
@@ -50,9 +51,9 @@ impl<B: Backend> DownBlock2D<B> {
     /// Continues from the last of `skips` and puts every layer's output behind it.
     pub(super) fn forward(&self, b: &B, skips: &mut Vec<B::Tensor>, with: &Conditions<'_, B>) -> Result<()> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            let mut h = resnet.forward(b, last(skips)?, Some(with.time))?;
-            if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(b, &h, with.context, with.perturbed)?;
+            let mut h = resnet.forward(b, last(skips)?, with.time_biases.get(i))?;
+            if let Some((attention, context)) = self.attentions.get(i).zip(with.context.get(i)) {
+                h = attention.forward(b, &h, context, with.perturbed)?;
             }
             skips.push(h);
         }
@@ -80,10 +81,12 @@ impl<B: Backend> MidBlock2D<B> {
         let Some((first, rest)) = self.resnets.split_first() else {
             bail!(Internal, "a mid block without layers");
         };
-        let mut h = first.forward(b, x, Some(with.time))?;
-        for (attention, resnet) in self.attentions.iter().zip(rest) {
-            h = attention.forward(b, &h, with.context, with.perturbed)?;
-            h = resnet.forward(b, &h, Some(with.time))?;
+        let mut h = first.forward(b, x, with.time_biases.first())?;
+        for (i, ((attention, context), resnet)) in
+            self.attentions.iter().zip(with.context).zip(rest).enumerate()
+        {
+            h = attention.forward(b, &h, context, with.perturbed)?;
+            h = resnet.forward(b, &h, with.time_biases.get(i + 1))?;
         }
         Ok(h)
     }
@@ -98,7 +101,8 @@ pub(super) struct UpBlock2D<B: Backend> {
 
 impl<B: Backend> UpBlock2D<B> {
     pub(super) fn load(scope: &Scope<'_>, plan: &BlockPlan, b: &B) -> Result<Self> {
-        let upsampler = plan.resample.then(|| Upsample2D::load(&scope.at("upsamplers.0"), plan.channels, b));
+        let upsampler =
+            plan.resample.then(|| Upsample2D::load(&scope.at("upsamplers.0"), plan.channels, 1.0, b));
         Ok(Self {
             resnets: resnets(scope, plan, b)?,
             attentions: attentions(scope, plan, b)?,
@@ -123,9 +127,9 @@ impl<B: Backend> UpBlock2D<B> {
             let before = x.take();
             let mut h = b.concat_channels(before.as_ref().unwrap_or(&skip), &skip)?;
             drop((before, skip));
-            h = resnet.forward(b, &h, Some(with.time))?;
-            if let Some(attention) = self.attentions.get(i) {
-                h = attention.forward(b, &h, with.context, with.perturbed)?;
+            h = resnet.forward(b, &h, with.time_biases.get(i))?;
+            if let Some((attention, context)) = self.attentions.get(i).zip(with.context.get(i)) {
+                h = attention.forward(b, &h, context, with.perturbed)?;
             }
             x = Some(h);
         }

@@ -135,6 +135,7 @@ impl UNet2DConditionConfig {
             time_embed_dim: Some(time_embed_dim),
             norm_groups: self.norm_num_groups,
             norm_eps: self.norm_eps,
+            scale: 1.0,
         };
         let transformer = |block: usize, depth| TransformerShape {
             channels: self.block_out_channels[block],

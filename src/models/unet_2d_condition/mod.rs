@@ -9,8 +9,11 @@ use blocks::{Conditions, DownBlock2D, MidBlock2D, UpBlock2D, last};
 pub use config::UNet2DConditionConfig;
 
 use crate::backend::{Activation, Backend, ConvGeometry, Epilogue, Shape, Tensor};
+use crate::nn::attention::KeysValues;
 use crate::nn::embeddings::{Sinusoid, TimestepEmbedding};
 use crate::nn::layers::{GroupNorm, conv2d};
+use crate::nn::resnet::ResnetBlock2D;
+use crate::nn::transformer::Transformer2DModel;
 pub use crate::nn::transformer::{Perturbation, Perturbed};
 use crate::util::error::{Result, bail};
 use crate::weights::Scope;
@@ -41,6 +44,10 @@ pub struct PerturbedBlocks<'a> {
     pub blocks: &'a [Block],
     pub perturbed: Perturbed,
 }
+
+/// What the network makes of `encoder_hidden_states` for good: for each of its transformers, in the order in which they
+/// run, the keys and values of its blocks.
+pub struct Context<B: Backend>(Vec<Vec<KeysValues<B>>>);
 
 /// A loaded U-Net.
 pub struct UNet2DConditionModel<B: Backend> {
@@ -149,27 +156,76 @@ impl<B: Backend> UNet2DConditionModel<B> {
         added: Option<&AddedConditions<B>>,
         perturbed: Option<PerturbedBlocks<'_>>,
     ) -> Result<B::Tensor> {
-        let time = self.embed_time(b, timestep, sample.shape().n, added)?;
-        self.forward_embedded(b, sample, &time, encoder_hidden_states, perturbed)
+        let time_biases = self.time_biases(b, &[timestep], sample.shape().n, added)?;
+        let context = self.prepare_context(b, encoder_hidden_states)?;
+        self.forward_prepared(b, sample, &time_biases, &context, perturbed)
     }
 
-    /// The time embedding as every block uses it (after SiLU), `[n, 1, 1, time_embed_dim]`. It depends on nothing
-    /// that changes between the images of a schedule.
+    /// What [`UNet2DConditionModel::forward_prepared`] needs of `encoder_hidden_states`, the same at every step.
+    ///
+    /// # Errors
+    /// `Cancelled`, `OutOfMemory`.
+    pub fn prepare_context(&self, b: &B, encoder_hidden_states: &B::Tensor) -> Result<Context<B>> {
+        let keys_values =
+            |transformer: &Transformer2DModel<B>| transformer.keys_values(b, encoder_hidden_states);
+        Ok(Context(self.transformers().map(keys_values).collect::<Result<_>>()?))
+    }
+
+    /// What each of `timesteps` adds to the channels of the network, for `n` images: `[timesteps, 1, 1, Σ n·c_out]`, for
+    /// each resnet in the order in which they run `[n, c_out]` values. One of these vectors is what
+    /// [`UNet2DConditionModel::forward_prepared`] takes; together they cost few large products.
     ///
     /// # Errors
     /// As [`UNet2DConditionModel::forward`].
-    pub fn embed_time(
+    pub fn time_biases(
         &self,
         b: &B,
-        timestep: f32,
+        timesteps: &[f32],
         n: usize,
         added: Option<&AddedConditions<B>>,
     ) -> Result<B::Tensor> {
-        let sinusoid = self.time_proj.embed(&vec![timestep; n]);
-        let sinusoid = b.upload(Shape::vector(n, self.time_proj.channels), &sinusoid)?;
-        let mut time = self.time_embedding.forward(b, &sinusoid)?;
+        let time = self.embed_times(b, timesteps, n, added)?;
+        let bias = |resnet: &ResnetBlock2D<B>| {
+            let rows = resnet.time_bias(b, &time)?;
+            b.view(&rows, 0, Shape::vector(timesteps.len(), n * resnet.outputs()))
+        };
+        let mut parts = self.resnets().map(bias).collect::<Result<Vec<_>>>()?;
+        // In pairs, so that nothing is copied more often than the logarithm of their number.
+        while parts.len() > 1 {
+            let mut halves = parts.into_iter();
+            let mut pairs = Vec::new();
+            while let Some(first) = halves.next() {
+                pairs.push(match halves.next() {
+                    Some(second) => b.concat_channels(&first, &second)?,
+                    None => first,
+                });
+            }
+            parts = pairs;
+        }
+        match parts.pop() {
+            Some(biases) => Ok(biases),
+            None => bail!(Internal, "a U-Net without resnets"),
+        }
+    }
+
+    /// The time embeddings as every resnet uses them (after SiLU), `[timesteps·n, 1, 1, time_embed_dim]`: for each
+    /// timestep those of `n` images.
+    fn embed_times(
+        &self,
+        b: &B,
+        timesteps: &[f32],
+        n: usize,
+        added: Option<&AddedConditions<B>>,
+    ) -> Result<B::Tensor> {
+        let values: Vec<f32> = timesteps.iter().flat_map(|t| std::iter::repeat_n(*t, n)).collect();
+        let sinusoids = self.time_proj.embed(&values);
+        let sinusoids = b.upload(Shape::vector(values.len(), self.time_proj.channels), &sinusoids)?;
+        let mut time = self.time_embedding.forward(b, &sinusoids)?;
         match (&self.addition, added) {
-            (Some(addition), Some(added)) => time = b.add(&time, &addition.forward(b, added)?)?,
+            (Some(addition), Some(added)) => {
+                let once = addition.forward(b, added)?;
+                time = b.add(&time, &repeat(b, once, time.shape())?)?;
+            }
             (None, None) => {}
             (Some(_), None) => bail!(Format, "the U-Net needs a pooled text embedding and time ids"),
             (None, Some(_)) => bail!(Format, "the U-Net takes no pooled text embedding or time ids"),
@@ -177,33 +233,54 @@ impl<B: Backend> UNet2DConditionModel<B> {
         b.activation(&time, Activation::Silu)
     }
 
-    /// [`UNet2DConditionModel::forward`] from a time embedding that is known already.
+    /// [`UNet2DConditionModel::forward`] from one of the [`UNet2DConditionModel::time_biases`] and a prepared context:
+    /// what is left of it to do at every step. It neither uploads nor downloads.
     ///
     /// # Errors
     /// As [`UNet2DConditionModel::forward`].
-    pub fn forward_embedded(
+    pub fn forward_prepared(
         &self,
         b: &B,
         sample: &B::Tensor,
-        time: &B::Tensor,
-        encoder_hidden_states: &B::Tensor,
+        time_biases: &B::Tensor,
+        context: &Context<B>,
         perturbed: Option<PerturbedBlocks<'_>>,
     ) -> Result<B::Tensor> {
-        let with = |block| Conditions {
-            time,
-            context: encoder_hidden_states,
-            perturbed: perturbed.filter(|p| p.blocks.contains(&block)).map(|p| p.perturbed),
+        let n = sample.shape().n;
+        let mut offset = 0;
+        let bias = |resnet: &ResnetBlock2D<B>| {
+            let shape = Shape::vector(n, resnet.outputs());
+            offset += shape.len();
+            b.view(time_biases, offset - shape.len(), shape)
+        };
+        let time_biases = self.resnets().map(bias).collect::<Result<Vec<_>>>()?;
+        let (mut time_biases, mut context) = (time_biases.as_slice(), context.0.as_slice());
+        // Each block takes its share off the front.
+        let mut with = |block, resnets: usize, attentions: usize| {
+            let (shares, rest) =
+                (time_biases.split_at_checked(resnets), context.split_at_checked(attentions));
+            let (Some((biases, biases_left)), Some((own, context_left))) = (shares, rest) else {
+                bail!(Internal, "a context of another U-Net");
+            };
+            (time_biases, context) = (biases_left, context_left);
+            let perturbed = perturbed.filter(|p| p.blocks.contains(&block)).map(|p| p.perturbed);
+            Ok(Conditions { time_biases: biases, context: own, perturbed })
         };
         let mut skips = vec![b.conv2d(sample, &self.conv_in, Epilogue::default())?];
         for (i, block) in self.down_blocks.iter().enumerate() {
-            block.forward(b, &mut skips, &with(Block::Down(i)))?;
+            let with = with(Block::Down(i), block.resnets.len(), block.attentions.len())?;
+            block.forward(b, &mut skips, &with)?;
         }
         let mut h = match &self.mid_block {
-            Some(block) => Some(block.forward(b, last(&skips)?, &with(Block::Mid))?),
+            Some(block) => {
+                let with = with(Block::Mid, block.resnets.len(), block.attentions.len())?;
+                Some(block.forward(b, last(&skips)?, &with)?)
+            }
             None => None,
         };
         for (i, block) in self.up_blocks.iter().enumerate() {
-            h = Some(block.forward(b, h, &mut skips, &with(Block::Up(i)))?);
+            let with = with(Block::Up(i), block.resnets.len(), block.attentions.len())?;
+            h = Some(block.forward(b, h, &mut skips, &with)?);
         }
         let Some(mut h) = h else {
             bail!(Internal, "a U-Net without up blocks");
@@ -211,6 +288,29 @@ impl<B: Backend> UNet2DConditionModel<B> {
         h = self.conv_norm_out.forward_silu(b, &h)?;
         b.conv2d(&h, &self.conv_out, Epilogue::default())
     }
+
+    /// In the order in which they run.
+    fn resnets(&self) -> impl Iterator<Item = &ResnetBlock2D<B>> {
+        let down = self.down_blocks.iter().flat_map(|block| &block.resnets);
+        let mid = self.mid_block.iter().flat_map(|block| &block.resnets);
+        down.chain(mid).chain(self.up_blocks.iter().flat_map(|block| &block.resnets))
+    }
+
+    /// In the order in which they run.
+    fn transformers(&self) -> impl Iterator<Item = &Transformer2DModel<B>> {
+        let down = self.down_blocks.iter().flat_map(|block| &block.attentions);
+        let mid = self.mid_block.iter().flat_map(|block| &block.attentions);
+        down.chain(mid).chain(self.up_blocks.iter().flat_map(|block| &block.attentions))
+    }
+}
+
+/// The rows of `x` over and over, up to the rows of `shape`.
+fn repeat<B: Backend>(b: &B, x: B::Tensor, shape: Shape) -> Result<B::Tensor> {
+    let mut x = b.view(&x, 0, Shape::vector(1, x.shape().len()))?;
+    while x.shape().len() < shape.len() {
+        x = b.concat_channels(&x, &x)?;
+    }
+    b.view(&x, 0, shape)
 }
 
 impl<B: Backend> Addition<B> {

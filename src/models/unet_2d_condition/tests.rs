@@ -79,10 +79,19 @@ fn check_blocks<B: Backend>(b: &B, name: &str) {
             ["conv_in"] => b.conv2d(&x, &unet.conv_in, Epilogue::default()),
             ["conv_norm_out"] => unet.conv_norm_out.forward(b, &x),
             ["mid_block"] => {
-                let conditions = Conditions { time: &time(), context: &context(), perturbed: None };
-                unet.mid_block.as_ref().unwrap().forward(b, &x, &conditions)
+                let mid_block = unet.mid_block.as_ref().unwrap();
+                let bias = |resnet: &ResnetBlock2D<B>| resnet.time_bias(b, &time()).unwrap();
+                let time_biases: Vec<_> = mid_block.resnets.iter().map(bias).collect();
+                let keys_values =
+                    |attention: &Transformer2DModel<B>| attention.keys_values(b, &context()).unwrap();
+                let context: Vec<_> = mid_block.attentions.iter().map(keys_values).collect();
+                let conditions = Conditions { time_biases: &time_biases, context: &context, perturbed: None };
+                mid_block.forward(b, &x, &conditions)
             }
-            [_, _, "resnets", _] => resnets()[index(3)].forward(b, &x, Some(&time())),
+            [_, _, "resnets", _] => {
+                let resnet = &resnets()[index(3)];
+                resnet.forward(b, &x, Some(&resnet.time_bias(b, &time()).unwrap()))
+            }
             [_, _, "downsamplers", "0"] => {
                 unet.down_blocks[index(1)].downsampler.as_ref().unwrap().forward(b, &x)
             }
@@ -91,10 +100,12 @@ fn check_blocks<B: Backend>(b: &B, name: &str) {
                 unet.up_blocks[index(1)].upsampler.as_ref().unwrap().forward(b, &x, h, w)
             }
             ["mid_block", "attentions", _] | [_, _, "attentions", _] => {
-                attention().forward(b, &x, &context(), None)
+                let context = attention().keys_values(b, &context()).unwrap();
+                attention().forward(b, &x, &context, None)
             }
             [_, _, "attentions", _, "transformer_blocks", _] => {
-                attention().transformer_blocks[index(5)].forward(b, x, &context(), None)
+                let context = attention().keys_values(b, &context()).unwrap();
+                attention().transformer_blocks[index(5)].forward(b, x, &context[index(5)], None)
             }
             _ => panic!("{name}: no block {block}"),
         };
@@ -120,6 +131,16 @@ fn matches_diffusers_on_the_reference() {
 #[test]
 fn matches_diffusers_on_the_cpu() {
     check_all(&Cpu::new(2, None).unwrap());
+}
+
+#[test]
+fn matches_diffusers_on_cuda() {
+    golden::on_cuda(check_all);
+}
+
+#[test]
+fn matches_diffusers_without_fast_convolutions() {
+    check_all(&Cpu::new(2, None).unwrap().with_strict(true));
 }
 
 /// Unconditional, conditional and perturbed rows in one batch, against diffusers' attention processors for
@@ -179,11 +200,11 @@ fn added_conditions_must_be_there_and_fit() {
     let b = &Reference::default();
     let (golden, sdxl, sd1) = (Golden::read("sdxl"), load(b, "sdxl"), load(b, "sd1"));
     let mut added = added(b, &golden).unwrap();
-    assert!(sdxl.embed_time(b, 1.0, 2, Some(&added)).is_ok());
-    let absent = sdxl.embed_time(b, 1.0, 2, None).unwrap_err();
-    let unwanted = sd1.embed_time(b, 1.0, 2, Some(&added)).unwrap_err();
+    assert!(sdxl.embed_times(b, &[1.0], 2, Some(&added)).is_ok());
+    let absent = sdxl.embed_times(b, &[1.0], 2, None).unwrap_err();
+    let unwanted = sd1.embed_times(b, &[1.0], 2, Some(&added)).unwrap_err();
     added.time_ids.truncate(10);
-    let short = sdxl.embed_time(b, 1.0, 2, Some(&added)).unwrap_err();
+    let short = sdxl.embed_times(b, &[1.0], 2, Some(&added)).unwrap_err();
     assert!(short.message().contains("projection_class_embeddings_input_dim"), "{short}");
     for error in [absent, unwanted, short] {
         assert_eq!(error.status(), Status::Format, "{error}");

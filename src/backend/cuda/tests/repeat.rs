@@ -285,3 +285,30 @@ fn memory_that_a_recording_misses_is_taken_by_the_step_itself() {
     assert_eq!((ran.get(), stand_in.get("graph_launches")), (4, 3));
     assert_eq!(*heard.lock().unwrap(), [""; 0]);
 }
+
+/// A bug in the middle of a recording is that session's trouble. The thread goes on to work for another.
+#[test]
+fn a_panic_ends_a_recording() {
+    let Some(_stand_in) = StandIn::take() else { return };
+    let cuda = gpu(Precision::F16);
+    let session = cuda.session().unwrap();
+    let ran = Cell::new(0);
+    let body = |inputs: &[CudaTensor]| {
+        ran.set(ran.get() + 1);
+        let y = session.add(&inputs[0], &inputs[0])?;
+        assert!(ran.get() < 2, "planted");
+        Ok(y)
+    };
+    let x = values(SHAPE);
+    let mut state = CudaRepeated::default();
+    let mut step = || {
+        let mut out = vec![0.0; SHAPE.len()];
+        session.repeat(&mut state, &[Input::Host(SHAPE, &x)], &body, &mut out)
+    };
+    step().unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
+    assert!(panicked.is_err());
+    let model = Model::new(&cuda);
+    let (results, _) = image(&cuda, &mut CudaRepeated::default(), &model, 3).unwrap();
+    assert!(results == plain(&session, &Model::new(&session), 3));
+}

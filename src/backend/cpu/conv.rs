@@ -1,0 +1,143 @@
+//! Convolutions: which algorithm computes which.
+
+use super::gemm::{self, Finish, Rows};
+use super::kernel::Kernels;
+use super::pack::Packed;
+use super::winograd::{self, Patches};
+use super::{Cpu, CpuTensor, finish};
+use crate::backend::{ConvGeometry, Epilogue, Shape};
+use crate::util::error::{Result, bail};
+
+/// A packed convolution.
+pub struct CpuConv2d {
+    pub(super) packed: Packed,
+    pub(super) kernel: [usize; 2],
+    pub(super) geometry: ConvGeometry,
+}
+
+/// How a convolution is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// As the definition says.
+    Direct,
+    /// Winograd's F(4×4, 3×3).
+    Winograd4,
+    /// Winograd's F(2×2, 3×3).
+    Winograd2,
+    /// F(4×4, 3×3) of the enlarged image, from the small one.
+    Enlarged,
+    /// Four convolutions of 2×2 on the small image.
+    Phases,
+}
+
+/// What a method takes, in the time of one multiply-add for each pair of an input and an output channel: so much for each
+/// tile, with what a tile's transforms add divided by the number of channels that they are not done for, and so much for
+/// the filters, whatever the size.
+struct Cost {
+    /// Side of a tile.
+    side: usize,
+    tile: f64,
+    /// Of the transform of a patch, divided by the output channels.
+    data: f64,
+    /// Of the transform of the sums, divided by the input channels.
+    output: f64,
+    filter: f64,
+}
+
+/// The choice table: fitted to benches/results/2026-11-25-winograd.md, 14 sizes of image and 13 pairs of channels on one
+/// thread. One of each line of images: 64×64 and 320 channels take F(4×4) 3.1 times less time than the direct method, 5×5
+/// take F(2×2) 1.2 times less, and 3×3 or 1×64 are best left to the direct method.
+const COSTS: [(Method, Cost); 3] = [
+    (Method::Direct, Cost { side: 1, tile: 9.0, data: 0.0, output: 0.0, filter: 22.0 }),
+    (Method::Winograd2, Cost { side: 2, tile: 18.0, data: 90.0, output: 120.0, filter: 60.0 }),
+    (Method::Winograd4, Cost { side: 4, tile: 40.0, data: 300.0, output: 440.0, filter: 165.0 }),
+];
+
+/// The fastest method for `height` × `width` pixels of one image, `inputs` channels and `outputs` columns of panels.
+fn fastest(height: usize, width: usize, inputs: usize, outputs: usize) -> Method {
+    let time = |cost: &Cost| {
+        let tiles = height.div_ceil(cost.side) * width.div_ceil(cost.side);
+        let tile = cost.tile + cost.data / outputs as f64 + cost.output / inputs as f64;
+        tiles as f64 * tile + cost.filter
+    };
+    let costs = COSTS.iter().map(|(method, cost)| (*method, time(cost)));
+    costs.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Method::Direct, |(method, _)| method)
+}
+
+impl CpuConv2d {
+    /// The fastest method for an output of `height` × `width`, `strict` or not. It is chosen for one image, whatever the
+    /// batch, so that an image's result does not depend on the others.
+    pub(super) fn method(&self, kernels: &Kernels, height: usize, width: usize, strict: bool) -> Method {
+        let ConvGeometry { stride, padding, upsample } = self.geometry;
+        if self.kernel != [3, 3] || stride != 1 || padding != [1; 4] {
+            return Method::Direct;
+        }
+        // At an odd size the last pixel of the enlarged image is there once, not twice.
+        let whole = upsample && height.is_multiple_of(2) && width.is_multiple_of(2);
+        match (whole, strict) {
+            (true, true) => Method::Phases,
+            (true, false) => Method::Enlarged,
+            (false, true) => Method::Direct,
+            (false, false) => fastest(height, width, self.packed.k, kernels.padded(self.packed.n)),
+        }
+    }
+}
+
+/// Convolves `x` to `output` (height, width), whose size the caller has checked.
+pub(super) fn run(
+    cpu: &Cpu,
+    operation: &str,
+    x: &CpuTensor,
+    weight: &CpuConv2d,
+    output: (usize, usize),
+    epilogue: &Epilogue<'_, CpuTensor>,
+) -> Result<CpuTensor> {
+    if x.shape.c != weight.packed.k {
+        bail!(Internal, "{operation}: {} for {} input channels", x.shape, weight.packed.k);
+    }
+    let shape = Shape::image(x.shape.n, output.0, output.1, weight.packed.n);
+    let finish = finish(operation, shape, epilogue)?;
+    let mut out = cpu.tensor(shape, operation)?;
+    let method = weight.method(cpu.device.kernels, shape.h, shape.w, cpu.strict);
+    run_method(cpu, method, x, weight, &finish, &mut out)?;
+    Ok(out)
+}
+
+/// Convolves by `method`, which fits the weight and the sizes.
+pub(super) fn run_method(
+    cpu: &Cpu,
+    method: Method,
+    x: &CpuTensor,
+    weight: &CpuConv2d,
+    finish: &Finish<'_>,
+    out: &mut CpuTensor,
+) -> Result<()> {
+    let packed = &weight.packed;
+    let all = &cpu.device.kernels.transforms;
+    let (transforms, small) = match method {
+        Method::Direct => {
+            let rows = Rows {
+                x: x.values(),
+                zeros: packed.zeros(),
+                input: x.shape,
+                output: out.shape,
+                kernel: weight.kernel,
+                geometry: weight.geometry,
+            };
+            return gemm::run(cpu, &rows, packed, finish, out);
+        }
+        Method::Winograd4 => (&all.four, false),
+        Method::Winograd2 => (&all.two, false),
+        Method::Enlarged => (&all.enlarged, true),
+        Method::Phases => (&all.phases, true),
+    };
+    let patches = Patches {
+        x: x.values(),
+        zeros: packed.zeros(),
+        input: x.shape,
+        output: out.shape,
+        step: if small { transforms.tile / 2 } else { transforms.tile },
+        enlarge: weight.geometry.upsample && !small,
+    };
+    winograd::run(cpu, transforms, &patches, packed, finish, out)
+}

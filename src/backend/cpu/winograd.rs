@@ -1,0 +1,274 @@
+//! Fast 3×3 convolutions: transformed patches times transformed filters, point by point, with the micro-kernels.
+//!
+//! A task owns some tiles and columns of the output. It goes over the channels in blocks; for each it transforms its
+//! patches, and for each panel of the weight the filters. These are read as they lie packed, in the file's precision, so
+//! fast convolutions need no weights of their own: transforming a filter costs as much as the products of four tiles, and
+//! a task has tens of them. At the end the sums are transformed to pixels and finished.
+
+use super::gemm::{Finish, finish_row};
+use super::kernel::{Kernels, Tile};
+use super::pack::{KBlock, Packed, Target};
+use super::transform::Transforms;
+use super::{Cpu, CpuTensor};
+use crate::backend::Shape;
+use crate::util::error::Result;
+
+/// Values of a point of the transformed filters of one panel and block of channels: all points together take a part of
+/// the L2 cache that leaves room for the patches.
+const FILTERS: usize = 2048;
+/// Rows of a tap that are converted at a time: those of all taps stay in the L1 cache.
+const FILTER_ROWS: usize = 8;
+/// Most tiles in a task.
+const TILES: usize = 72;
+/// Most values of a task's sums.
+const SUMS: usize = 36 * 64 * 320;
+/// A cache line between the values of two points: at a whole number of pages they would share one set of the L1 cache.
+const APART: usize = 16;
+
+/// Where the patches of a convolution lie.
+pub(super) struct Patches<'a> {
+    pub(super) x: &'a [f32],
+    /// A pixel of zeros.
+    pub(super) zeros: &'a [f32],
+    pub(super) input: Shape,
+    pub(super) output: Shape,
+    /// Pixels from one patch to the next.
+    pub(super) step: usize,
+    /// The patches are those of the input enlarged twofold, to the size of the output.
+    pub(super) enlarge: bool,
+}
+
+impl Patches<'_> {
+    /// The pointers to the pixels of the patch for the tile at `row` and `column` of an image.
+    fn fill(&self, image: usize, row: usize, column: usize, side: usize, pixels: &mut [*const f32]) {
+        let shift = u32::from(self.enlarge);
+        let (height, width) = match self.enlarge {
+            true => (self.output.h, self.output.w),
+            false => (self.input.h, self.input.w),
+        };
+        for (i, pixel) in pixels.iter_mut().enumerate() {
+            // A patch begins one pixel before its tile. Pixels left of or above the image wrap round to large numbers,
+            // outside as well.
+            let y = (row * self.step + i / side).wrapping_sub(1);
+            let x = (column * self.step + i % side).wrapping_sub(1);
+            *pixel = if y < height && x < width {
+                let index = (image * self.input.h + (y >> shift)) * self.input.w + (x >> shift);
+                self.x[index * self.input.c..][..self.input.c].as_ptr()
+            } else {
+                self.zeros.as_ptr()
+            };
+        }
+    }
+}
+
+/// How the output is cut into tasks.
+struct Cut {
+    tiles: usize,
+    panels: usize,
+}
+
+impl Cut {
+    /// Many tiles, because each task transforms the filters of its columns, and many columns, because it transforms the
+    /// patches of its tiles; but enough tasks for all threads.
+    fn new(kernels: &Kernels, points: usize, tiles: usize, panels: usize, threads: usize) -> Self {
+        let sums = SUMS / (points * kernels.nr);
+        let mut cut = Self { tiles: tiles.clamp(1, TILES), panels };
+        cut.panels = cut.panels.min((sums / cut.tiles).max(1));
+        if threads > 1 {
+            while tiles.div_ceil(cut.tiles) * panels.div_ceil(cut.panels) < 2 * threads {
+                if cut.panels > 1 && cut.panels * kernels.nr > 2 * cut.tiles {
+                    cut.panels = cut.panels.div_ceil(2);
+                } else if cut.tiles > kernels.mr {
+                    cut.tiles = cut.tiles.div_ceil(2);
+                } else {
+                    break;
+                }
+            }
+        }
+        // Equal parts.
+        cut.tiles = tiles.div_ceil(tiles.div_ceil(cut.tiles).max(1)).max(1);
+        cut.panels = panels.div_ceil(panels.div_ceil(cut.panels));
+        cut
+    }
+}
+
+/// The blocks of at most `most` channels, whole vectors but for the last: they depend on the weight and the instruction
+/// set alone, and so does the order of every sum.
+fn k_blocks(k: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let step = k.div_ceil(k.div_ceil(most)).next_multiple_of(APART);
+    (0..k).step_by(step).map(move |start| (start, step.min(k - start)))
+}
+
+/// Computes `out = finish(convolution)`.
+pub(super) fn run(
+    cpu: &Cpu,
+    transforms: &Transforms,
+    patches: &Patches<'_>,
+    weight: &Packed,
+    finish: &Finish<'_>,
+    out: &mut CpuTensor,
+) -> Result<()> {
+    let kernels = cpu.device.kernels;
+    let (mr, nr) = (kernels.mr, kernels.nr);
+    let Transforms { patch, points: side, tile: tile_side, .. } = *transforms;
+    let (points, pixels) = (side * side, patch * patch);
+    let shape = out.shape;
+    let (down, across) = (shape.h.div_ceil(tile_side), shape.w.div_ceil(tile_side));
+    let tiles = shape.n * down * across;
+    let panels = shape.c.div_ceil(nr);
+    let cut = Cut::new(kernels, points, tiles, panels, cpu.threads());
+    let column_tasks = panels.div_ceil(cut.panels);
+
+    // Each thread's memory: pointers to the patches' pixels and to their rows of points, then the transformed patches,
+    // filters and sums, and the pixels of a tile or the converted taps.
+    let depth = (FILTERS / nr).min(weight.k.next_multiple_of(APART));
+    let columns = cut.panels * nr;
+    let pointer_count = cut.tiles * (pixels + 1);
+    let pointer_len = (pointer_count * size_of::<*const f32>() / size_of::<f32>()).next_multiple_of(APART);
+    let data_stride = cut.tiles * depth + APART;
+    let filter_stride = depth * nr + APART;
+    let sums_stride = cut.tiles * columns + APART;
+    let last_len = (tile_side * tile_side * columns).max(9 * FILTER_ROWS * nr).max(pixels * APART);
+    let scratch =
+        cpu.scratch(pointer_len + points * (data_stride + filter_stride + sums_stride) + last_len)?;
+
+    let target = Target(out.values_mut().as_mut_ptr());
+    cpu.parallel(tiles.div_ceil(cut.tiles) * column_tasks, |task, slot| {
+        let first_tile = task / column_tasks * cut.tiles;
+        let count = cut.tiles.min(tiles - first_tile);
+        let first_panel = task % column_tasks * cut.panels;
+        let task_panels = first_panel..(first_panel + cut.panels).min(panels);
+        let stride: usize = task_panels.clone().map(|panel| kernels.width(weight.n, panel)).sum();
+        let place = |tile: usize| {
+            let tile = first_tile + tile;
+            (tile / (down * across), tile / across % down, tile % across)
+        };
+
+        let start = scratch.slot(slot);
+        // SAFETY: a slot belongs to one thread at a time and has room for these parts; the pointers are at its start,
+        // which is aligned to a cache line.
+        let (pointers, data, filters, sums, last) = unsafe {
+            let data = start.add(pointer_len);
+            let filters = data.add(points * data_stride);
+            let sums = filters.add(points * filter_stride);
+            let last = sums.add(points * sums_stride);
+            (
+                std::slice::from_raw_parts_mut(start.cast::<*const f32>(), pointer_count),
+                data,
+                filters,
+                sums,
+                std::slice::from_raw_parts_mut(last, last_len),
+            )
+        };
+        let (sources, rows) = pointers.split_at_mut(cut.tiles * pixels);
+        for tile in 0..count {
+            let (image, row, column) = place(tile);
+            patches.fill(image, row, column, patch, &mut sources[tile * pixels..][..pixels]);
+            rows[tile] = data.wrapping_add(tile * depth);
+        }
+        for (k_start, k) in k_blocks(weight.k, depth) {
+            for tile in 0..count {
+                let to = data.wrapping_add(tile * depth);
+                let source = &sources[tile * pixels..][..pixels];
+                // SAFETY: the pointers are to pixels of the weight's channels; a tile has room for `depth` of each point.
+                unsafe {
+                    transform_patch(transforms, kernels.nr / 2, source, k_start, k, to, data_stride, last)
+                };
+            }
+            let mut offset = 0;
+            for panel in task_panels.clone() {
+                // A task may take tens of milliseconds. Once this is set the operation fails, whatever the result.
+                if cpu.cancel.is_cancelled() {
+                    return;
+                }
+                let width = kernels.width(weight.n, panel);
+                for row in (0..k).step_by(FILTER_ROWS) {
+                    let rows = FILTER_ROWS.min(k - row);
+                    let taps = std::array::from_fn(|tap| {
+                        let block = KBlock { tap, taps: 1, k_start: k_start + row, k: rows };
+                        weight.block(kernels, panel, &block, &mut last[tap * FILTER_ROWS * nr..])
+                    });
+                    let to = filters.wrapping_add(row * width);
+                    // SAFETY: the block's rows are whole vectors, and each point of the filters has room for all of them.
+                    unsafe { (transforms.filter)(&taps, rows * width / (nr / 2), to, filter_stride) };
+                }
+                for point in 0..points {
+                    for row in (0..count).step_by(mr) {
+                        let tile = Tile {
+                            rows: rows[row..].as_ptr(),
+                            offset: point * data_stride,
+                            taps: 1,
+                            k,
+                            b: filters.wrapping_add(point * filter_stride),
+                            c: sums.wrapping_add(point * sums_stride + row * stride + offset),
+                            stride,
+                            accumulate: k_start > 0,
+                        };
+                        // SAFETY: each of the rows has `k` values at the point, the filters are this panel's block, and
+                        // the sums of a point have `stride` columns for each row.
+                        unsafe { kernels.tile(mr.min(count - row), width)(&tile) };
+                    }
+                }
+                offset += width;
+            }
+        }
+
+        let column = first_panel * nr;
+        let width = (cut.panels * nr).min(shape.c - column);
+        let bias = &weight.bias()[column..][..width];
+        for tile in 0..count {
+            let (image, row, across) = place(tile);
+            let from = sums.wrapping_add(tile * stride);
+            // SAFETY: the sums of each point have `stride` columns, whole vectors, for the tile; and `last` has room for
+            // that many of each pixel.
+            unsafe {
+                (transforms.output)(from, sums_stride, stride / (nr / 2), last.as_mut_ptr(), columns);
+            }
+            let channel_bias = finish.channel_bias.map(|bias| &bias[image * shape.c + column..][..width]);
+            for y in row * tile_side..shape.h.min((row + 1) * tile_side) {
+                for x in across * tile_side..shape.w.min((across + 1) * tile_side) {
+                    let at = ((image * shape.h + y) * shape.w + x) * shape.c + column;
+                    let pixel = (y - row * tile_side) * tile_side + x - across * tile_side;
+                    let residual = finish.residual.map(|residual| &residual[at..][..width]);
+                    let values = &last[pixel * columns..][..width];
+                    // SAFETY: this task alone writes these pixels and columns of the output.
+                    let out = unsafe { target.slice(at, width) };
+                    finish_row(cpu.device.simd, values, bias, channel_bias, finish.activation, residual, out);
+                }
+            }
+        }
+    })
+}
+
+/// Transforms the channels from `k_start` to `k_start + k` of a patch. Those that do not fill a vector are copied first,
+/// for nothing may be read past the last pixel; what becomes of the rest of that vector is not used.
+///
+/// # Safety
+/// `pixels` point to so many channels; `to` has room for `k` channels, rounded up to vectors, of each point.
+#[allow(clippy::too_many_arguments)]
+unsafe fn transform_patch(
+    transforms: &Transforms,
+    lanes: usize,
+    pixels: &[*const f32],
+    k_start: usize,
+    k: usize,
+    to: *mut f32,
+    stride: usize,
+    edge: &mut [f32],
+) {
+    let whole = k / lanes;
+    // SAFETY: the caller vouches for these.
+    unsafe { (transforms.data)(pixels.as_ptr(), k_start, whole, to, stride) };
+    let rest = k % lanes;
+    if rest > 0 {
+        let mut copies = [std::ptr::null(); 36];
+        for ((copy, pixel), edge) in copies.iter_mut().zip(pixels).zip(edge.chunks_exact_mut(APART)) {
+            // SAFETY: the caller vouches for the pixel.
+            let values = unsafe { std::slice::from_raw_parts(pixel.wrapping_add(k_start + k - rest), rest) };
+            edge[..rest].copy_from_slice(values);
+            *copy = edge.as_ptr();
+        }
+        // SAFETY: as above; the copies have a vector each.
+        unsafe { (transforms.data)(copies.as_ptr(), 0, 1, to.wrapping_add(whole * lanes), stride) };
+    }
+}
