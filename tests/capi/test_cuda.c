@@ -282,7 +282,7 @@ static void a_job_is_cancelled_while_it_runs(void) {
     diffusion_model_free(model);
 }
 
-/* The device is full at the n-th allocation of a job, for every n: the job fails, the session works again after. */
+/* The device is full at the n-th allocation of a job, for every few n: the job fails, the session works again after. */
 static void device_memory_ends_in_the_middle_of_a_job(void) {
     REQUIRE(reset());
     diffusion_engine_desc desc = on_device(0);
@@ -290,7 +290,7 @@ static void device_memory_ends_in_the_middle_of_a_job(void) {
     diffusion_request *r = new_request_for(model, 1, 7);
     picture expected = generate_picture(model, r);
     int failed = 0;
-    for (uint64_t n = 1;; n += quick ? 5 : 1) {
+    for (uint64_t n = 1;; n += quick ? 9 : 3) {
         diffusion_session *session = new_session(model);
         diffusion_job *job = NULL;
         CHECK(set("fail_allocation", n));

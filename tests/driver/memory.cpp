@@ -16,7 +16,11 @@ struct DeviceMemory {
 };
 // By the address of the first byte.
 static std::map<uint64_t, DeviceMemory> device_memory;
-static std::map<const char*, size_t> pinned_memory;
+struct PinnedMemory {
+    size_t bytes;
+    const Context* context;
+};
+static std::map<const char*, PinnedMemory> pinned_memory;
 
 template <class Map, class Key> static auto piece_at(Map& map, Key address) {
     const auto after = map.upper_bound(address);
@@ -32,7 +36,7 @@ bool in_device_memory(const Context& context, uint64_t pointer, size_t bytes) {
 static bool is_pinned(const void* address, size_t bytes) {
     const char* const first = static_cast<const char*>(address);
     const auto piece = piece_at(pinned_memory, first);
-    return piece != pinned_memory.end() && first + bytes <= piece->first + piece->second;
+    return piece != pinned_memory.end() && first + bytes <= piece->first + piece->second.bytes;
 }
 
 static Result allocate(Context& context, uint64_t* pointer, size_t bytes) {
@@ -62,6 +66,12 @@ void free_memory(Context& context) {
     for (auto at = device_memory.begin(); at != device_memory.end();) {
         const auto piece = at++;
         if (piece->second.context == &context) release(piece->first);
+    }
+    for (auto at = pinned_memory.begin(); at != pinned_memory.end();) {
+        const auto piece = at++;
+        if (piece->second.context != &context) continue;
+        free(const_cast<char*>(piece->first));
+        pinned_memory.erase(piece);
     }
 }
 
@@ -153,7 +163,7 @@ API Result cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
     if (const Result result = refuse_while_capturing(*context)) return result;
     if (posix_memalign(pointer, 4096, bytes) != 0) return ERROR_OUT_OF_MEMORY;
     memset(*pointer, 0xFF, bytes);
-    pinned_memory[static_cast<char*>(*pointer)] = bytes;
+    pinned_memory[static_cast<char*>(*pointer)] = {bytes, context};
     values.pinned_allocations++;
     return SUCCESS;
 }
