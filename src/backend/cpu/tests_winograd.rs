@@ -1,5 +1,5 @@
 //! Fast convolutions on every instruction set against the naive `f64` backend.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Instant;
 
@@ -330,148 +330,133 @@ fn cancelling_stops_a_convolution() {
     assert_eq!(error.status(), crate::util::error::Status::Cancelled);
 }
 
+/// The threads to measure with.
+fn bench_threads() -> usize {
+    std::env::var("BENCH_THREADS").map_or(1, |threads| threads.parse().unwrap())
+}
+
+/// The fastest of many calls of the micro-kernel on data in the L1 cache, in operations a second: the most that a direct
+/// convolution can reach on one thread.
+fn micro_kernel_rate(simd: Simd) -> f64 {
+    let kernels = Kernels::new(simd);
+    let (mr, nr, k) = (kernels.mr, kernels.nr, 64);
+    let (a, b, mut c) = (vec![0.5; mr * k], vec![0.25; nr * k], vec![0.0; mr * nr]);
+    let rows: Vec<*const f32> = a.chunks_exact(k).map(<[f32]>::as_ptr).collect();
+    let mut best = f64::INFINITY;
+    for _ in 0..200 {
+        let start = Instant::now();
+        for _ in 0..100 {
+            let tile = kernel::Tile {
+                rows: rows.as_ptr(),
+                offset: 0,
+                taps: 1,
+                k,
+                b: b.as_ptr(),
+                c: c.as_mut_ptr(),
+                stride: nr,
+                accumulate: false,
+            };
+            // SAFETY: a tile of `mr` rows and `nr` columns, whose sizes are those of the vectors.
+            unsafe { kernels.tile(mr, nr)(&tile) };
+        }
+        best = best.min(start.elapsed().as_secs_f64() / 100.0);
+    }
+    (2 * mr * nr * k) as f64 / best
+}
+
+/// Median times of the methods in turn, in seconds.
+fn medians(cpu: &Cpu, case: &Case, methods: &[Method], rounds: usize) -> Vec<f64> {
+    let (x, weight) = (case.input(cpu), case.weight(cpu));
+    let mut out = cpu.tensor(case.output(), "test").unwrap();
+    // Small ones several times, for the clock's sake.
+    let repeats = (4_000_000 / (case.output().len() * case.inputs)).max(1);
+    let mut times = vec![Vec::new(); methods.len()];
+    for _ in 0..rounds {
+        for (method, times) in methods.iter().zip(&mut times) {
+            let start = Instant::now();
+            for _ in 0..repeats {
+                run_method(cpu, *method, &x, &weight, &Finish::default(), &mut out).unwrap();
+            }
+            times.push(start.elapsed().as_secs_f64() / repeats as f64);
+        }
+    }
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    times.into_iter().map(median).collect()
+}
+
+/// What benches/results/2026-11-25-winograd.md shows: `cargo test --release --lib fast_against_direct -- --ignored
+/// --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn fast_against_direct() {
-    let threads = std::env::var("BENCH_THREADS").map_or(1, |n| n.parse().unwrap());
-    let rounds = std::env::var("BENCH_ROUNDS").map_or(7, |n| n.parse().unwrap());
-    let mut cases = Vec::new();
-    for n in [1, 2] {
-        for (side, i, o) in
-            [(64, 320, 320), (64, 640, 320), (32, 640, 640), (16, 1280, 1280), (8, 1280, 1280)]
-        {
-            cases.push((Case::same(n, side, side, i, o), vec![Method::Winograd4, Method::Winograd2]));
-        }
-    }
-    for (side, i) in [(64, 512), (128, 512), (256, 256), (512, 128)] {
-        cases.push((Case::same(1, side, side, i, i), vec![Method::Winograd4]));
-    }
-    let only = std::env::var("BENCH_ONLY")
-        .ok()
-        .map(|n| n.split(',').map(|n| n.parse::<usize>().unwrap()).collect::<Vec<_>>());
+    let threads = bench_threads();
     for simd in Simd::available().into_iter().rev().take(2) {
-        if std::env::var("BENCH_SIMD").is_ok_and(|name| name != simd.name()) {
-            continue;
-        }
         let cpu = Cpu::with_simd(threads, None, simd).unwrap();
-        for (index, (case, methods)) in cases.iter().enumerate() {
-            if only.as_ref().is_some_and(|only| !only.contains(&index)) {
-                continue;
+        let run = |case: Case, methods: &[Method]| {
+            // Measured here and now: other work on the machine slows both.
+            let peak = micro_kernel_rate(simd) * threads as f64;
+            let times = medians(&cpu, &case, methods, 7);
+            let Shape { n, h, w, c } = case.output();
+            let flops = (2 * 9 * case.inputs * n * h * w * c) as f64;
+            let columns = methods.iter().zip(&times).map(|(method, time)| {
+                let (rate, share) = (flops / time * 1e-9, flops / time / peak * 100.0);
+                format!(
+                    "{method:?} {:.1} ms, {rate:.0} GFLOP/s, {share:.0} %, ×{:.2}",
+                    time * 1e3,
+                    times[0] / time
+                )
+            });
+            let columns: Vec<String> = columns.collect();
+            println!("{} | {n}×{h}×{w} {}→{c} | {}", simd.name(), case.inputs, columns.join(" | "));
+        };
+        for n in [1, 2] {
+            for (side, inputs, outputs) in
+                [(64, 320, 320), (64, 640, 320), (32, 640, 640), (16, 1280, 1280), (8, 1280, 1280)]
+            {
+                let methods = [Method::Direct, Method::Winograd4, Method::Winograd2];
+                run(Case::same(n, side, side, inputs, outputs), &methods);
             }
-            let (x, weight) = (case.input(&cpu), case.weight(&cpu));
-            let mut out = cpu.tensor(case.output(), "test").unwrap();
-            let mut time = |method| {
-                let start = Instant::now();
-                run_method(&cpu, method, &x, &weight, &Finish::default(), &mut out).unwrap();
-                start.elapsed().as_secs_f64()
-            };
-            let flops = (2 * 9 * case.inputs * case.output().len()) as f64;
-            let mut times = vec![Vec::new(); methods.len() + 1];
-            for _ in 0..rounds {
-                times[0].push(time(Method::Direct));
-                for (i, method) in methods.iter().enumerate() {
-                    times[i + 1].push(time(*method));
-                }
-            }
-            let medians: Vec<f64> = times
-                .into_iter()
-                .map(|mut times| {
-                    times.sort_by(f64::total_cmp);
-                    times[times.len() / 2]
-                })
-                .collect();
-            let rates: Vec<String> = medians
-                .iter()
-                .map(|t| format!("{:.2} ms {:.0} GF/s x{:.2}", t * 1e3, flops / t * 1e-9, medians[0] / t))
-                .collect();
-            println!(
-                "{:<8} {}x{}x{} {}->{}: {}",
-                simd.name(),
-                case.n,
-                case.h,
-                case.w,
-                case.inputs,
-                case.outputs,
-                rates.join(" | ")
-            );
+        }
+        for (side, channels) in [(64, 512), (128, 512), (256, 256), (512, 128)] {
+            run(Case::same(1, side, side, channels, channels), &[Method::Direct, Method::Winograd4]);
+        }
+        for (n, side, channels) in [(2, 8, 1280), (2, 16, 1280), (2, 32, 640), (1, 64, 512), (1, 128, 512)] {
+            let case = Case::same(n, side, side, channels, channels);
+            let case = Case { enlarged: Some((2 * side, 2 * side)), ..case };
+            run(case, &[Method::Direct, Method::Phases, Method::Enlarged]);
         }
     }
 }
 
+/// How often the rule of `conv.rs` chooses something slower than the best by more than a tenth.
 #[test]
 #[ignore = "a measurement"]
-fn choices() {
-    let rounds: usize = std::env::var("BENCH_ROUNDS").map_or(9, |n| n.parse().unwrap());
+fn choices_against_times() {
+    let pairs =
+        [(16, 16), (32, 32), (64, 64), (128, 128), (320, 320), (640, 640), (1280, 1280), (2560, 1280)];
+    let ends = [(4, 320), (320, 4), (3, 128), (128, 3), (512, 8)];
+    let mut sizes: Vec<_> = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 64].map(|side| (side, side)).to_vec();
+    sizes.push((1, 64));
+    let methods = [Method::Direct, Method::Winograd4, Method::Winograd2];
     for simd in Simd::available().into_iter().rev().take(2) {
-        let cpu = Cpu::with_simd(1, None, simd).unwrap();
-        for (i, o) in [
-            (32, 32),
-            (64, 64),
-            (128, 128),
-            (320, 320),
-            (640, 640),
-            (1280, 1280),
-            (4, 320),
-            (320, 4),
-            (3, 128),
-            (128, 3),
-            (512, 8),
-            (16, 16),
-            (2560, 1280),
-        ] {
-            for (h, w) in [
-                (1, 1),
-                (2, 2),
-                (3, 3),
-                (4, 4),
-                (5, 5),
-                (6, 6),
-                (7, 7),
-                (8, 8),
-                (9, 9),
-                (12, 12),
-                (13, 13),
-                (16, 16),
-                (64, 64),
-                (1, 64),
-            ] {
-                if h * w * i * o > 64 * 64 * 320 * 320 {
-                    continue;
-                }
-                let case = Case::same(1, h, w, i, o);
-                let (x, weight) = (case.input(&cpu), case.weight(&cpu));
-                let mut out = cpu.tensor(case.output(), "test").unwrap();
-                let repeats = (2_000_000 / (h * w * i * o)).max(1);
-                let mut times = [(); 3].map(|()| Vec::new());
-                for _ in 0..rounds {
-                    for (method, times) in
-                        [Method::Direct, Method::Winograd4, Method::Winograd2].into_iter().zip(&mut times)
-                    {
-                        let start = Instant::now();
-                        for _ in 0..repeats {
-                            run_method(&cpu, method, &x, &weight, &Finish::default(), &mut out).unwrap();
-                        }
-                        times.push(start.elapsed().as_secs_f64() / repeats as f64);
-                    }
-                }
-                let m = times.map(|mut t| {
-                    t.sort_by(f64::total_cmp);
-                    t[t.len() / 2]
-                });
-                let choice = weight.method(cpu.device.kernels, h, w, false);
-                let chosen = match choice {
-                    Method::Direct => m[0],
-                    Method::Winograd4 => m[1],
-                    _ => m[2],
-                };
-                let best = m.iter().copied().fold(f64::INFINITY, f64::min);
+        let cpu = Cpu::with_simd(bench_threads(), None, simd).unwrap();
+        for (inputs, outputs) in pairs.into_iter().chain(ends) {
+            for &(h, w) in sizes.iter().filter(|(h, w)| h * w * inputs * outputs <= 64 * 64 * 320 * 320) {
+                let case = Case::same(1, h, w, inputs, outputs);
+                let times = medians(&cpu, &case, &methods, 7);
+                let choice = case.weight(&cpu).method(cpu.device.kernels, h, w, false);
+                let chosen = methods.iter().position(|method| *method == choice).unwrap();
+                let best = times.iter().copied().fold(f64::INFINITY, f64::min);
+                let [_, four, two] = [0, 1, 2].map(|i| times[0] / times[i]);
+                let lost = if times[chosen] > 1.1 * best { times[chosen] / best } else { 1.0 };
                 println!(
-                    "{:<8} {h}x{w} {i}->{o}: direct {:.3} ms, F4 x{:.2}, F2 x{:.2}; {choice:?}{}",
+                    "{} | {h}×{w} {inputs}→{outputs} | direct {:.3} ms | F(4×4) ×{four:.2} | F(2×2) ×{two:.2} | \
+                     {choice:?} | {lost:.2}",
                     simd.name(),
-                    m[0] * 1e3,
-                    m[0] / m[1],
-                    m[0] / m[2],
-                    if chosen > 1.1 * best { format!(" REGRET {:.2}", chosen / best) } else { String::new() }
+                    times[0] * 1e3,
                 );
             }
         }

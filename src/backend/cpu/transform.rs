@@ -233,9 +233,8 @@ pub(super) unsafe fn data<V: Vector, F: Family>(
                 // SAFETY: the caller vouches for the pixels and their channels.
                 *d = unsafe { V::load((*pixels.wrapping_add(y * F::PATCH + x)).wrapping_add(offset + at)) };
             }
-            let points = F::data(d);
-            for y in 0..F::POINTS {
-                columns[y][x] = points[y];
+            for (row, point) in columns.iter_mut().zip(F::data(d)) {
+                row[x] = point;
             }
         }
         for (y, row) in columns.into_iter().enumerate().take(F::POINTS) {
@@ -264,9 +263,8 @@ pub(super) unsafe fn filter<V: Vector, F: Family>(
         for x in 0..3 {
             // SAFETY: the caller vouches for the taps.
             let tap = |y: usize| unsafe { V::load(taps[y * 3 + x].wrapping_add(at)) };
-            let points = F::filter([tap(0), tap(1), tap(2)]);
-            for y in 0..F::POINTS {
-                columns[y][x] = points[y];
+            for (row, point) in columns.iter_mut().zip(F::filter([tap(0), tap(1), tap(2)])) {
+                row[x] = point;
             }
         }
         for (y, row) in columns.into_iter().enumerate().take(F::POINTS) {
@@ -300,9 +298,8 @@ pub(super) unsafe fn output<V: Vector, F: Family>(
                 // SAFETY: the caller vouches for the sums.
                 *p = unsafe { V::load(sums.wrapping_add((y * F::POINTS + x) * stride + at)) };
             }
-            let pixels = F::output(p);
-            for y in 0..F::TILE {
-                columns[y][x] = pixels[y];
+            for (row, pixel) in columns.iter_mut().zip(F::output(p)) {
+                row[x] = pixel;
             }
         }
         for (y, row) in columns.into_iter().enumerate().take(F::TILE) {
