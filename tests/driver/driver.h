@@ -49,6 +49,7 @@ enum Result : int { RESULTS(RESULT) };
 #define SETTINGS(X)                                                                                                  \
     X(devices, 1)                                                                                                    \
     X(driver_version, 13000)                                                                                         \
+    X(blas_version, 120900)                                                                                          \
     X(architecture, 80)          /* compute capability times ten */                                                  \
     X(memory, uint64_t(8) << 30) /* bytes of each device */                                                          \
     X(pools, 1)                  /* whether there is stream-ordered allocation */                                    \

@@ -17,6 +17,7 @@ pub mod list;
 mod matmul;
 mod norm;
 mod nvrtc;
+mod pack;
 mod pool;
 mod repeat;
 mod staging;
