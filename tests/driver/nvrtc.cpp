@@ -1,11 +1,11 @@
 // A stand-in for NVRTC: "compiles" any source to an image with which the stand-in driver has every kernel, so that tests
 // take the way of a machine whose library was built without kernels.
 //
-// Settings, each $STANDIN_NVRTC_NAME at the start and standin_nvrtc_set later:
+// Settings, $NVRTC_STANDIN_NAME at the start (STANDIN_ is the driver's) and standin_nvrtc_set later:
 //   fail     sources do not compile
 //   version  12090 for 12.9
 // standin_nvrtc_get tells `compilations`, those that were asked for since the start. Each is a line in the file
-// $STANDIN_NVRTC_LOG, for tests that count them over several processes.
+// $NVRTC_STANDIN_LOG, for tests that count them over several processes.
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
@@ -25,8 +25,8 @@ static uint64_t environment(const char* name, uint64_t otherwise) {
     const char* const value = getenv(name);
     return value ? strtoull(value, nullptr, 10) : otherwise;
 }
-static std::atomic<uint64_t> fail{environment("STANDIN_NVRTC_FAIL", 0)};
-static std::atomic<uint64_t> version{environment("STANDIN_NVRTC_VERSION", 12090)};
+static std::atomic<uint64_t> fail{environment("NVRTC_STANDIN_FAIL", 0)};
+static std::atomic<uint64_t> version{environment("NVRTC_STANDIN_VERSION", 12090)};
 static std::atomic<uint64_t> compilations{0};
 
 // 0 if there is no such setting.
@@ -79,7 +79,7 @@ API int nvrtcCompileProgram(Program* program, int count, const char* const* opti
     }
     if (architecture.empty() || atoi(architecture.c_str()) > 121) return INVALID_OPTION;
     compilations++;
-    if (const char* log = getenv("STANDIN_NVRTC_LOG")) {
+    if (const char* log = getenv("NVRTC_STANDIN_LOG")) {
         if (FILE* file = fopen(log, "a")) {
             fprintf(file, "%s sm_%s\n", program->name.c_str(), architecture.c_str());
             fclose(file);

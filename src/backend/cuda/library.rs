@@ -38,10 +38,9 @@ pub fn load(search: &Search, log: &Log) -> Result<()> {
 fn driver(search: &Search, log: &Log) -> Result<i32> {
     let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
     // A driver is installed, never brought along: the other places have at the most a stub to link with.
+    let loaded = load_first(&[name.to_owned()], &first_places(search), &[], log);
     // SAFETY: only looks for the library.
-    if !load_first(&[name.to_owned()], &first_places(search), &[], log)
-        || !unsafe { cudarc::driver::sys::is_culib_present() }
-    {
+    if !loaded || !unsafe { cudarc::driver::sys::is_culib_present() } {
         bail!(Unsupported, "no CUDA driver: {name} was not found; install NVIDIA's driver for this GPU");
     }
     let mut version: c_int = 0;
@@ -71,10 +70,9 @@ fn driver(search: &Search, log: &Log) -> Result<i32> {
 pub fn load_blas(search: &Search, log: &Log) -> Result<()> {
     let driver = driver(search, log)?;
     let names = names(driver, "libcublasLt", |major| format!("cublasLt64_{major}.dll"));
+    let loaded = load_first(&names, &first_places(search), &later_places(), log);
     // SAFETY: only looks for the library.
-    if !load_first(&names, &first_places(search), &later_places(), log)
-        || !unsafe { cudarc::cublaslt::sys::is_culib_present() }
-    {
+    if !loaded || !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
         bail!(Unsupported, "cuBLASLt was not found; {}", get("nvidia-cublas", driver));
     }
     // SAFETY: the library is loaded; the function needs no context.
@@ -98,10 +96,9 @@ pub fn load_blas(search: &Search, log: &Log) -> Result<()> {
 pub(super) fn load_nvrtc(search: &Search, log: &Log) -> Result<(i32, i32)> {
     let driver = driver(search, log)?;
     let names = names(driver, "libnvrtc", |major| format!("nvrtc64_{major}0_0.dll"));
+    let loaded = load_first(&names, &first_places(search), &later_places(), log);
     // SAFETY: only looks for the library.
-    if !load_first(&names, &first_places(search), &later_places(), log)
-        || !unsafe { cudarc::nvrtc::sys::is_culib_present() }
-    {
+    if !loaded || !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
         bail!(Unsupported, "NVRTC was not found; {}", get("nvidia-cuda-nvrtc", driver));
     }
     let (mut major, mut minor): (c_int, c_int) = (0, 0);
@@ -226,6 +223,8 @@ fn matching(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     /// A folder of its own for a test.
@@ -269,11 +268,11 @@ mod tests {
         fs::write(named.join("libdiffusion-test.so.1"), b"no library").unwrap();
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let none = names(&["libdiffusion-test.so.1"]);
-        assert!(!load_first(&none, &[named.clone()], &[later.clone()], &log));
+        assert!(!load_first(&none, from_ref(&named), from_ref(&later), &log));
         // Any library will do for one of CUDA's. It is found in the system's path, and in a folder only by its file.
         let system = if cfg!(target_os = "linux") { "libc.so.6" } else { return };
-        assert!(load_first(&names(&["libdiffusion-none.so", system]), &[named.clone()], &[], &log));
-        assert!(!load_first(&names(&["libdiffusion-none.so"]), &[named.clone()], &[later.clone()], &log));
+        assert!(load_first(&names(&["libdiffusion-none.so", system]), from_ref(&named), &[], &log));
+        assert!(!load_first(&names(&["libdiffusion-none.so"]), from_ref(&named), from_ref(&later), &log));
         fs::remove_dir_all(named).unwrap();
         fs::remove_dir_all(later).unwrap();
     }
