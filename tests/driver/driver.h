@@ -1,6 +1,6 @@
 // A stand-in for the CUDA driver and cuBLASLt, for machines without a GPU: the calls that cudarc and the CUDA backend
-// make, on top of the emulated GPU of kernels/host. One shared library is libcuda.so.1 and, through a link,
-// libcublasLt.so.
+// make, on top of the emulated GPU of kernels/host. One shared library, libcuda.so.1, has both; libcublasLt.so only leads
+// to it.
 //
 //   control.cpp  settings, counters, names of errors     stream.cpp    streams, events, capture, graphs
 //   device.cpp   devices and their primary contexts      module.cpp    modules, functions, launches
