@@ -294,6 +294,8 @@ fn the_cache_is_where_the_variables_say_and_not_needed() {
     assert!(place.root.join("a-home/.cache/libdiffusion").is_dir());
     run(&[unset, ("HOME", &home), ("XDG_CACHE_HOME", &xdg)]).works();
     assert!(place.root.join("xdg/libdiffusion").is_dir());
+    run(&[unset, ("HOME", &place.path("b-home")), ("XDG_CACHE_HOME", "relative")]).works();
+    assert!(place.root.join("b-home/.cache/libdiffusion").is_dir());
     run(&[unset, ("HOME", "")]).works();
     // No folder can be made where a file is, whoever asks.
     fs::write(place.root.join("file"), "").unwrap();

@@ -149,6 +149,8 @@ impl Cache {
     pub(super) fn find() -> Option<Self> {
         let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let parent = if cfg!(windows) { folder("LOCALAPPDATA") } else { folder("XDG_CACHE_HOME") };
+        // The specification has programs ignore a relative one.
+        let parent = parent.filter(|parent| parent.is_absolute());
         let parent = parent.or_else(|| Some(folder("HOME")?.join(".cache")));
         folder("LIBDIFFUSION_CACHE_DIR").or_else(|| Some(parent?.join("libdiffusion"))).map(Self)
     }
