@@ -1,6 +1,7 @@
 //! What becomes of CUDA on machines that lack a library, or have it in an odd place. Each machine is a process of its own:
 //! this program, run again with another environment on the stand-in driver.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
