@@ -8,6 +8,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+#[allow(dead_code)] // The library reads more of it.
+#[path = "src/backend/cuda/pack.rs"]
+mod pack;
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
@@ -45,33 +49,37 @@ fn list(sources: &[(String, PathBuf)]) -> String {
     text + "]"
 }
 
-/// FNV-1a of names and texts, each with a zero behind it, as tools/kernels.py has it.
+/// Of names and texts, as tools/kernels.py has it.
 fn hash(sources: &[(String, PathBuf)]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut hash = pack::Fnv::default();
     for (name, path) in sources {
-        let text = fs::read(path).expect("a source that was just found");
-        for byte in name.bytes().chain([0]).chain(text).chain([0]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        hash.add(name.as_bytes());
+        hash.add(&fs::read(path).expect("a source that was just found"));
     }
-    hash
+    hash.0
 }
 
 /// The compiled images, or nothing where there are none of these sources.
 fn pack(root: &Path, sources: u64) -> Vec<u8> {
     println!("cargo::rerun-if-env-changed=LIBDIFFUSION_KERNEL_PACK");
     let named = env::var_os("LIBDIFFUSION_KERNEL_PACK").map(PathBuf::from);
+    let is_named = named.is_some();
     let path = named.unwrap_or_else(|| root.join("build/kernels/kernels.pack"));
-    let Ok(pack) = fs::read(&path) else { return Vec::new() };
-    // Only where it is: cargo would build the library anew each time for want of it. tools/kernels.py touches this file
-    // when it writes the first.
-    println!("cargo::rerun-if-changed={}", path.display());
-    if pack.get(8..16) != Some(&sources.to_le_bytes()) {
-        println!(
-            "cargo::warning={} is of other kernels and not embedded: run `make kernels`",
-            path.display()
-        );
-        return Vec::new();
+    let pack = fs::read(&path);
+    // A file that is not there would have cargo build the library anew each time, which only who names it wants.
+    // tools/kernels.py touches this file when it writes the first.
+    if is_named || pack.is_ok() {
+        println!("cargo::rerun-if-changed={}", path.display());
     }
-    pack
+    let fault = match &pack {
+        Err(error) if is_named => error.to_string(),
+        Err(_) => return Vec::new(),
+        Ok(pack) => match pack::parse(pack) {
+            None => "not a whole pack".to_owned(),
+            Some((of, _)) if of != sources => "of other kernels".to_owned(),
+            Some(_) => return pack.clone(),
+        },
+    };
+    println!("cargo::warning=no kernels are embedded: {}: {fault}; run `make kernels`", path.display());
+    Vec::new()
 }

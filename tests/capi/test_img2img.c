@@ -302,6 +302,14 @@ static void variations_move_from_one_seed_to_another(void) {
     diffusion_request_free(r);
 }
 
+/* A request large enough for the middle of the U-Net to have more than one token: attention to one is nothing but it. */
+static diffusion_request *new_request_with_eta(void) {
+    diffusion_request *r = new_request(2, 1);
+    set_size(r, 2 * SIDE);
+    CHECK_STATUS(diffusion_request_set_float(r, DIFFUSION_OPTION_ETA, 0.5), DIFFUSION_OK);
+    return r;
+}
+
 /* Every number that changes how a picture comes about does change it. */
 static void options_change_the_picture(void) {
     static const struct {
@@ -321,17 +329,14 @@ static void options_change_the_picture(void) {
         {DIFFUSION_OPTION_GUIDANCE_METHOD, DIFFUSION_GUIDANCE_METHOD_APG},
         {DIFFUSION_OPTION_PAG_SCALE, 2},
     };
-    diffusion_request *r = new_request(2, 1);
-    CHECK_STATUS(diffusion_request_set_float(r, DIFFUSION_OPTION_ETA, 0.5), DIFFUSION_OK);
+    diffusion_request *r = new_request_with_eta();
     picture base = generate_picture(shared_model(), r);
     diffusion_request_free(r);
     for (size_t i = 0; i < (quick ? 4 : sizeof cases / sizeof cases[0]); i++) {
-        r = new_request(2, 1);
-        CHECK_STATUS(diffusion_request_set_float(r, DIFFUSION_OPTION_ETA, 0.5), DIFFUSION_OK);
+        r = new_request_with_eta();
         if (diffusion_request_set_float(r, cases[i].option, cases[i].value) != DIFFUSION_OK) {
             diffusion_request_free(r);
-            r = new_request(2, 1);
-            CHECK_STATUS(diffusion_request_set_float(r, DIFFUSION_OPTION_ETA, 0.5), DIFFUSION_OK);
+            r = new_request_with_eta();
             CHECK_STATUS(diffusion_request_set_int(r, cases[i].option, (int64_t)cases[i].value), DIFFUSION_OK);
         }
         picture p = generate_picture(shared_model(), r);

@@ -193,6 +193,11 @@ template <class T> static Status set(T& field, const void* value, size_t bytes) 
 
 using namespace driver;
 
+API size_t cublasLtGetVersion() {
+    ENTER;
+    return values.blas_version;
+}
+
 API Status cublasLtCreate(void** handle) {
     ENTER;
     if (!current || !current->retained) return BLAS_NOT_INITIALIZED;

@@ -53,6 +53,14 @@ API Result cuDriverGetVersion(int* version) {
     return SUCCESS;
 }
 
+// A real NVRTC in the process asks for tables of functions that no header tells of. It does without them.
+API Result cuGetExportTable(const void** table, const void*) {
+    ENTER;
+    if (!table) return ERROR_INVALID_VALUE;
+    *table = nullptr;
+    return ERROR_NOT_FOUND;
+}
+
 API Result cuDeviceGetCount(int* count) {
     ENTER;
     if (!initialized) return ERROR_NOT_INITIALIZED;

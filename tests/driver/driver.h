@@ -1,6 +1,6 @@
 // A stand-in for the CUDA driver and cuBLASLt, for machines without a GPU: the calls that cudarc and the CUDA backend
-// make, on top of the emulated GPU of kernels/host. One shared library is libcuda.so.1 and, through a link,
-// libcublasLt.so.
+// make, on top of the emulated GPU of kernels/host. One shared library, libcuda.so.1, has both; libcublasLt.so only leads
+// to it.
 //
 //   control.cpp  settings, counters, names of errors     stream.cpp    streams, events, capture, graphs
 //   device.cpp   devices and their primary contexts      module.cpp    modules, functions, launches
@@ -49,6 +49,7 @@ enum Result : int { RESULTS(RESULT) };
 #define SETTINGS(X)                                                                                                  \
     X(devices, 1)                                                                                                    \
     X(driver_version, 13000)                                                                                         \
+    X(blas_version, 120900)                                                                                          \
     X(architecture, 80)          /* compute capability times ten */                                                  \
     X(memory, uint64_t(8) << 30) /* bytes of each device */                                                          \
     X(pools, 1)                  /* whether there is stream-ordered allocation */                                    \

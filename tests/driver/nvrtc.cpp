@@ -1,8 +1,13 @@
 // A stand-in for NVRTC: "compiles" any source to an image with which the stand-in driver has every kernel, so that tests
 // take the way of a machine whose library was built without kernels.
 //
-// $STANDIN_NVRTC_FAIL makes sources not compile. Each compilation is counted in the file $STANDIN_NVRTC_LOG, a line each,
-// for tests that count them over several processes.
+// Settings, $NVRTC_STANDIN_NAME at the start (STANDIN_ is the driver's) and standin_nvrtc_set later:
+//   fail     sources do not compile
+//   version  12090 for 12.9
+// standin_nvrtc_get tells `compilations`, those that were asked for since the start. Each is a line in the file
+// $NVRTC_STANDIN_LOG, for tests that count them over several processes.
+#include <atomic>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -16,8 +21,29 @@ struct Program {
     std::string name, image, log;
 };
 
+static uint64_t environment(const char* name, uint64_t otherwise) {
+    const char* const value = getenv(name);
+    return value ? strtoull(value, nullptr, 10) : otherwise;
+}
+static std::atomic<uint64_t> fail{environment("NVRTC_STANDIN_FAIL", 0)};
+static std::atomic<uint64_t> version{environment("NVRTC_STANDIN_VERSION", 12090)};
+static std::atomic<uint64_t> compilations{0};
+
+// 0 if there is no such setting.
+API int standin_nvrtc_set(const char* name, uint64_t value) {
+    if (strcmp(name, "fail") == 0) return fail = value, 1;
+    if (strcmp(name, "version") == 0) return version = value, 1;
+    return 0;
+}
+
+// 0 if there is no such counter.
+API int standin_nvrtc_get(const char* name, uint64_t* value) {
+    if (strcmp(name, "compilations") == 0) return *value = compilations, 1;
+    return 0;
+}
+
 API int nvrtcVersion(int* major, int* minor) {
-    *major = 12, *minor = 9;
+    *major = int(version / 1000), *minor = int(version % 1000 / 10);
     return SUCCESS;
 }
 
@@ -52,13 +78,14 @@ API int nvrtcCompileProgram(Program* program, int count, const char* const* opti
         else if (option != "--std=c++17" && option != "-default-device") return INVALID_OPTION;
     }
     if (architecture.empty() || atoi(architecture.c_str()) > 121) return INVALID_OPTION;
-    if (const char* log = getenv("STANDIN_NVRTC_LOG")) {
+    compilations++;
+    if (const char* log = getenv("NVRTC_STANDIN_LOG")) {
         if (FILE* file = fopen(log, "a")) {
             fprintf(file, "%s sm_%s\n", program->name.c_str(), architecture.c_str());
             fclose(file);
         }
     }
-    if (getenv("STANDIN_NVRTC_FAIL")) {
+    if (fail) {
         program->log = program->name + "(1): error: a planted one\n";
         return COMPILATION;
     }

@@ -131,7 +131,7 @@ impl Device {
         // The first call that needs a context that works: another engine may have broken it.
         health.of(&name, "opening", result::mem_get_info())?;
         let library = Library::new(&options.search, &options.log)?;
-        Ok(Arc::new(Self {
+        let device = Self {
             index,
             precision: options.precision,
             architecture: major * 10 + minor,
@@ -146,7 +146,11 @@ impl Device {
             health,
             library,
             context,
-        }))
+        };
+        // Every model needs these. Who has no images for this GPU hears of it now, when the CPU can still take over.
+        let elementwise = device.load("elementwise")?;
+        lock(&device.modules).insert("elementwise", elementwise);
+        Ok(Arc::new(device))
     }
 
     /// For people: `NVIDIA H200 (GPU 0)`.

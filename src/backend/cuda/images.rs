@@ -3,18 +3,13 @@
 use std::io::Read;
 
 use super::library::Search;
-use super::nvrtc;
+use super::nvrtc::{self, Cache};
+use super::pack::{self, Entry};
 use crate::util::error::{Result, bail};
 use crate::util::log::Log;
 
-/// What `make kernels` wrote, if it was run before the library was built; else nothing. Little-endian:
-///
-/// - the magic number and a hash of the sources, which build.rs has checked
-/// - the number of images (u32), and of each the length of its name (u8), its name `gemm.sm_80`, its length (u32) and
-///   its length under zlib (u32)
-/// - the images under zlib, in this order
+/// What `make kernels` wrote, if it was run before the library was built; else nothing.
 static PACK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.pack"));
-const MAGIC: &[u8; 8] = b"LDKPACK1";
 
 /// A family's kernels as the driver takes them.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,10 +42,11 @@ impl Images {
         if let Some(entry) = choose(&entries, family, architecture) {
             return Ok(Image::Cubin(entry.unpack()?));
         }
-        let missing = match nvrtc::image(&self.search, family, architecture, &self.log) {
-            Ok(cubin) => return Ok(Image::Cubin(cubin)),
-            Err(error) => error,
-        };
+        let missing =
+            match nvrtc::image(&self.search, Cache::find().as_ref(), family, architecture, &self.log) {
+                Ok(cubin) => return Ok(Image::Cubin(cubin)),
+                Err(error) => error,
+            };
         let ptx = entries.iter().find(|entry| entry.family == family && entry.target.starts_with("compute_"));
         let Some(ptx) = ptx else {
             let (major, minor) = (architecture / 10, architecture % 10);
@@ -64,18 +60,8 @@ impl Images {
     }
 }
 
-/// An image in the pack.
-#[derive(Debug, Clone, Copy)]
-struct Entry<'a> {
-    family: &'a str,
-    /// `sm_80`, or `compute_80` for PTX.
-    target: &'a str,
-    len: usize,
-    compressed: &'a [u8],
-}
-
 impl Entry<'_> {
-    fn unpack(&self) -> Result<Vec<u8>> {
+    pub(super) fn unpack(&self) -> Result<Vec<u8>> {
         let mut image = Vec::with_capacity(self.len);
         let decoder = flate2::read::ZlibDecoder::new(self.compressed);
         match decoder.take(self.len as u64 + 1).read_to_end(&mut image) {
@@ -94,33 +80,7 @@ fn entries(pack: &[u8]) -> Result<Vec<Entry<'_>>> {
     if pack.is_empty() {
         return Ok(Vec::new());
     }
-    parse(pack).map_or_else(damaged, Ok)
-}
-
-fn parse(pack: &[u8]) -> Option<Vec<Entry<'_>>> {
-    let mut rest = pack.strip_prefix(MAGIC)?.get(8..)?;
-    let count = number(&mut rest)?;
-    let mut heads = Vec::new();
-    for _ in 0..count {
-        let (&name_len, after) = rest.split_first()?;
-        let (name, after) = after.split_at_checked(usize::from(name_len))?;
-        rest = after;
-        let (family, target) = std::str::from_utf8(name).ok()?.rsplit_once('.')?;
-        heads.push((family, target, number(&mut rest)?, number(&mut rest)?));
-    }
-    let mut entries = Vec::new();
-    for (family, target, len, compressed_len) in heads {
-        let (compressed, after) = rest.split_at_checked(compressed_len)?;
-        rest = after;
-        entries.push(Entry { family, target, len, compressed });
-    }
-    rest.is_empty().then_some(entries)
-}
-
-fn number(rest: &mut &[u8]) -> Option<usize> {
-    let (bytes, after) = rest.split_first_chunk::<4>()?;
-    *rest = after;
-    Some(u32::from_le_bytes(*bytes) as usize)
+    pack::parse(pack).map_or_else(damaged, |(_, entries)| Ok(entries))
 }
 
 /// Machine code that runs on the architecture: of the same major version, and the highest minor one that is not above.
@@ -149,7 +109,7 @@ mod tests {
     use crate::util::error::Status;
 
     fn pack(images: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut pack = [&MAGIC[..], &[7; 8], &(images.len() as u32).to_le_bytes()].concat();
+        let mut pack = [&b"LDKPACK1"[..], &[7; 8], &(images.len() as u32).to_le_bytes()].concat();
         let mut data = Vec::new();
         for (name, image) in images {
             let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
@@ -190,7 +150,7 @@ mod tests {
             assert_eq!(image, Image::Cubin(target.as_bytes().to_vec()), "{architecture}");
         }
         let pack = pack(&[("gemm_sm90a.sm_90a", b"x")]);
-        let entries = parse(&pack).unwrap();
+        let entries = entries(&pack).unwrap();
         let chosen = |architecture| choose(&entries, "gemm_sm90a", architecture).is_some();
         assert_eq!([80, 89, 90, 91, 100].map(chosen), [false, false, true, false, false]);
     }
@@ -198,11 +158,8 @@ mod tests {
     #[test]
     fn a_damaged_pack_is_an_error() {
         let whole = pack(&[("gemm.sm_80", b"some machine code"), ("norm.sm_80", b"more of it")]);
-        assert_eq!(parse(&whole).unwrap().len(), 2);
-        for len in 1..whole.len() {
-            let error = images(whole[..len].to_vec()).image("gemm", 80).unwrap_err();
-            assert_eq!(error.status(), Status::Internal, "{len} bytes");
-        }
+        let cut = images(whole[..whole.len() - 1].to_vec());
+        assert_eq!(cut.image("gemm", 80).unwrap_err().status(), Status::Internal);
         let mut changed = whole.clone();
         *changed.last_mut().unwrap() ^= 1;
         assert_eq!(images(changed).image("norm", 80).unwrap_err().status(), Status::Internal);

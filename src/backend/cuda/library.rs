@@ -4,6 +4,7 @@
 //! already is found by its name wherever it came from; so each is loaded here first, from the folder that the caller
 //! names, the system's path, `CUDA_PATH`, or the folders in which Python packages bring them, and stays for ever.
 
+use std::cmp::Reverse;
 use std::env;
 use std::ffi::c_int;
 use std::fs;
@@ -21,7 +22,8 @@ pub struct Search {
     pub directory: Option<PathBuf>,
 }
 
-/// The oldest driver that runs the kernels and what cuBLASLt 12 asks of a driver, as `cuDriverGetVersion` has it.
+/// The oldest driver that will do, as `cuDriverGetVersion` has it. CUDA 12's cuBLASLt and machine code ask for it; every
+/// function of the driver that is called is older, so that none is missing.
 const MIN_DRIVER: i32 = 12_000;
 
 /// Loads the driver, `libcuda`.
@@ -29,21 +31,28 @@ const MIN_DRIVER: i32 = 12_000;
 /// # Errors
 /// `Unsupported` where there is none, or one that is too old, with what to do about it.
 pub fn load(search: &Search, log: &Log) -> Result<()> {
-    let names = if cfg!(windows) { &["nvcuda.dll"][..] } else { &["libcuda.so.1"][..] };
+    driver(search, log).map(drop)
+}
+
+/// Loads the driver and tells its version.
+fn driver(search: &Search, log: &Log) -> Result<i32> {
+    let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
     // A driver is installed, never brought along: the other places have at the most a stub to link with.
-    let places: Vec<PathBuf> = search.directory.iter().cloned().collect();
+    let loaded = load_first(&[name.to_owned()], &first_places(search), &[], log);
     // SAFETY: only looks for the library.
-    if !load_first(names, &places, &[], log) || !unsafe { cudarc::driver::sys::is_culib_present() } {
-        bail!(
-            Unsupported,
-            "no CUDA driver: {} was not found; install NVIDIA's driver for this GPU",
-            names.join(" or ")
-        );
+    if !loaded || !unsafe { cudarc::driver::sys::is_culib_present() } {
+        bail!(Unsupported, "no CUDA driver: {name} was not found; install NVIDIA's driver for this GPU");
     }
     let mut version: c_int = 0;
     // SAFETY: the driver is loaded; every driver has this function, which needs no context.
     let status = unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) };
-    if status != cudarc::driver::sys::CUresult::CUDA_SUCCESS || version < MIN_DRIVER {
+    if status != cudarc::driver::sys::CUresult::CUDA_SUCCESS {
+        bail!(
+            Unsupported,
+            "{name} is no working CUDA driver: {status:?}; install NVIDIA's driver for this GPU"
+        );
+    }
+    if version < MIN_DRIVER {
         bail!(
             Unsupported,
             "the CUDA driver is too old: it is for CUDA {}, at least {} is needed; install a newer NVIDIA driver",
@@ -51,53 +60,82 @@ pub fn load(search: &Search, log: &Log) -> Result<()> {
             dotted(MIN_DRIVER)
         );
     }
-    Ok(())
+    Ok(version)
 }
 
 /// Loads cuBLASLt.
 ///
 /// # Errors
-/// `Unsupported` where there is none.
+/// `Unsupported` where there is none that the driver serves, and without a driver.
 pub fn load_blas(search: &Search, log: &Log) -> Result<()> {
-    let names = if cfg!(windows) {
-        &["cublasLt64_13.dll", "cublasLt64_12.dll"][..]
-    } else {
-        &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"][..]
-    };
-    let loaded = load_first(names, &first_places(search), &later_places(), log);
+    let driver = driver(search, log)?;
+    let names = names(driver, "libcublasLt", |major| format!("cublasLt64_{major}.dll"));
+    let loaded = load_first(&names, &first_places(search), &later_places(), log);
     // SAFETY: only looks for the library.
     if !loaded || !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
+        bail!(Unsupported, "cuBLASLt was not found; {}", get("nvidia-cublas", driver));
+    }
+    // SAFETY: the library is loaded; the function needs no context.
+    let version = unsafe { cudarc::cublaslt::sys::cublasLtGetVersion() } as i32;
+    let (major, minor) = (version / 10_000, version / 100 % 100);
+    if !serves(driver, major) {
         bail!(
             Unsupported,
-            "cuBLASLt was not found ({}); install the CUDA toolkit or `pip install nvidia-cublas`, or name its folder in \
-             cuda_library_directory",
-            names.join(", ")
+            "cuBLASLt {major}.{minor} does not go with a driver for CUDA {}; {}",
+            dotted(driver),
+            get("nvidia-cublas", driver)
         );
     }
     Ok(())
 }
 
-/// Loads NVRTC, CUDA's compiler.
+/// Loads NVRTC, CUDA's compiler, and tells its version, major and minor.
 ///
 /// # Errors
-/// `Unsupported` where there is none.
-pub(super) fn load_nvrtc(search: &Search, log: &Log) -> Result<()> {
-    let names = if cfg!(windows) {
-        &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"][..]
-    } else {
-        &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"][..]
-    };
-    let loaded = load_first(names, &first_places(search), &later_places(), log);
+/// `Unsupported` where there is none whose machine code the driver takes, and without a driver.
+pub(super) fn load_nvrtc(search: &Search, log: &Log) -> Result<(i32, i32)> {
+    let driver = driver(search, log)?;
+    let names = names(driver, "libnvrtc", |major| format!("nvrtc64_{major}0_0.dll"));
+    let loaded = load_first(&names, &first_places(search), &later_places(), log);
     // SAFETY: only looks for the library.
     if !loaded || !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+        bail!(Unsupported, "NVRTC was not found; {}", get("nvidia-cuda-nvrtc", driver));
+    }
+    let (mut major, mut minor): (c_int, c_int) = (0, 0);
+    // SAFETY: the library is loaded, both are there to be written.
+    let status = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
+    if status != cudarc::nvrtc::sys::nvrtcResult::NVRTC_SUCCESS || !serves(driver, major) {
         bail!(
             Unsupported,
-            "NVRTC was not found ({}); install the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, or name its folder in \
-             cuda_library_directory",
-            names.join(", ")
+            "NVRTC {major}.{minor} does not go with a driver for CUDA {}; {}",
+            dotted(driver),
+            get("nvidia-cuda-nvrtc", driver)
         );
     }
-    Ok(())
+    Ok((major, minor))
+}
+
+/// Whether a driver takes a library of CUDA's, or what it compiles: of any minor version, but of no later major one.
+fn serves(driver: i32, major: i32) -> bool {
+    (MIN_DRIVER / 1000..=driver / 1000).contains(&major)
+}
+
+/// The names of a library's versions that are known and go with the driver, the newest first.
+fn names(driver: i32, stem: &str, on_windows: fn(i32) -> String) -> Vec<String> {
+    let majors = [13, 12].into_iter().filter(|&major| serves(driver, major));
+    if cfg!(windows) {
+        return majors.map(on_windows).collect();
+    }
+    majors.map(|major| format!("{stem}.so.{major}")).chain([format!("{stem}.so")]).collect()
+}
+
+/// How to get a library: the end of a message.
+fn get(package: &str, driver: i32) -> String {
+    let (suffix, major) = if driver < 13_000 { ("-cu12", "12") } else { ("", "12 or 13") };
+    format!(
+        "install the CUDA toolkit {major} or `pip install {package}{suffix}`, or name its folder in \
+         cuda_library_directory"
+    )
 }
 
 /// 12040 as `12.4`.
@@ -106,7 +144,7 @@ fn dotted(version: i32) -> String {
 }
 
 /// Loads the first library that is there: in one of `first`, in the system's path, in one of `later`.
-fn load_first(names: &[&str], first: &[PathBuf], later: &[PathBuf], log: &Log) -> bool {
+fn load_first(names: &[String], first: &[PathBuf], later: &[PathBuf], log: &Log) -> bool {
     let load = |path: &Path| {
         load_builtins(path);
         // SAFETY: a library of CUDA's, whose start has no conditions.
@@ -134,9 +172,9 @@ fn load_builtins(path: &Path) {
     }
 }
 
-/// Where the caller says.
+/// Where the caller says. From its full path: a library's neighbours are loaded by theirs.
 fn first_places(search: &Search) -> Vec<PathBuf> {
-    search.directory.iter().cloned().collect()
+    search.directory.iter().filter_map(|directory| std::path::absolute(directory).ok()).collect()
 }
 
 /// The toolkit and Python's packages.
@@ -170,15 +208,15 @@ fn python_folders(environment: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What a folder holds under a name that `wanted` likes, the last name first: newer versions before older ones.
+/// What a folder holds under a name that `wanted` likes, the longest and then the last name first: newer versions before
+/// older ones, `python3.12` before `python3.9`.
 fn matching(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.file_name().is_some_and(|name| wanted(&name.to_string_lossy())))
         .collect();
-    found.sort();
-    found.reverse();
+    found.sort_by_key(|path| Reverse((path.as_os_str().len(), path.clone())));
     found
 }
 
@@ -201,7 +239,7 @@ mod tests {
     fn packages_of_python_are_searched_newest_first() {
         let root = folder("python");
         for path in [
-            "lib/python3.11/site-packages/nvidia/cublas/lib",
+            "lib/python3.9/site-packages/nvidia/cublas/lib",
             "lib/python3.12/site-packages/nvidia/cu13/lib",
             "lib/python3/dist-packages/nvidia/cuda_nvrtc/lib",
             "lib/perl5/site-packages/nvidia/cublas/lib",
@@ -216,7 +254,7 @@ mod tests {
             found,
             [
                 "lib/python3.12/site-packages/nvidia/cu13/lib",
-                "lib/python3.11/site-packages/nvidia/cublas/lib",
+                "lib/python3.9/site-packages/nvidia/cublas/lib",
                 "lib/python3/dist-packages/nvidia/cuda_nvrtc/lib",
             ]
         );
@@ -228,13 +266,27 @@ mod tests {
         let (named, later) = (folder("named"), folder("later"));
         let log = Log::off();
         fs::write(named.join("libdiffusion-test.so.1"), b"no library").unwrap();
-        assert!(!load_first(&["libdiffusion-test.so.1"], from_ref(&named), from_ref(&later), &log));
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let none = names(&["libdiffusion-test.so.1"]);
+        assert!(!load_first(&none, from_ref(&named), from_ref(&later), &log));
         // Any library will do for one of CUDA's. It is found in the system's path, and in a folder only by its file.
         let system = if cfg!(target_os = "linux") { "libc.so.6" } else { return };
-        assert!(load_first(&["libdiffusion-none.so", system], from_ref(&named), &[], &log));
-        assert!(!load_first(&["libdiffusion-none.so"], from_ref(&named), from_ref(&later), &log));
+        assert!(load_first(&names(&["libdiffusion-none.so", system]), from_ref(&named), &[], &log));
+        assert!(!load_first(&names(&["libdiffusion-none.so"]), from_ref(&named), from_ref(&later), &log));
         fs::remove_dir_all(named).unwrap();
         fs::remove_dir_all(later).unwrap();
+    }
+
+    /// NVIDIA's rule of minor version compatibility: a library of CUDA 13 does not start on a driver of CUDA 12.
+    #[test]
+    fn a_library_is_never_of_a_later_major_version_than_the_driver() {
+        let names = |driver| names(driver, "libx", |major| format!("x{major}.dll"));
+        if !cfg!(windows) {
+            assert_eq!(names(12_040), ["libx.so.12", "libx.so"]);
+            assert_eq!(names(13_000), ["libx.so.13", "libx.so.12", "libx.so"]);
+        }
+        assert_eq!([11, 12, 13].map(|major| serves(12_090, major)), [false, true, false]);
+        assert_eq!([11, 12, 13, 14].map(|major| serves(13_010, major)), [false, true, true, false]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod list;
 mod matmul;
 mod norm;
 mod nvrtc;
+mod pack;
 mod pool;
 mod repeat;
 mod staging;

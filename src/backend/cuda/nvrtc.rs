@@ -9,7 +9,8 @@ use std::{env, fs, process, ptr};
 use cudarc::nvrtc::sys;
 
 use super::library::{self, Search};
-use crate::util::error::{Result, bail, error};
+use super::pack::Fnv;
+use crate::util::error::{Error, Result, bail, error};
 use crate::util::log::Log;
 
 /// Name and text of every file of `kernels/`.
@@ -21,16 +22,18 @@ const OPTIONS: [&str; 2] = ["--std=c++17", "-default-device"];
 /// Machine code of `kernels/<family>.cu` for an architecture such as 80: from the cache, or compiled and put there.
 ///
 /// # Errors
-/// `Unsupported` without NVRTC, or with one that does not know the architecture; `Internal` with the compiler's log for a
+/// `Unsupported` without an NVRTC that serves the driver and the architecture; `Internal` with the compiler's log for a
 /// source that does not compile.
-pub(super) fn image(search: &Search, family: &str, architecture: u32, log: &Log) -> Result<Vec<u8>> {
-    library::load_nvrtc(search, log)?;
-    let (mut major, mut minor): (c_int, c_int) = (0, 0);
-    // SAFETY: NVRTC is loaded, both are there to be written.
-    check("version", unsafe { sys::nvrtcVersion(&mut major, &mut minor) })?;
-    let cache = Cache::find();
+pub(super) fn image(
+    search: &Search,
+    cache: Option<&Cache>,
+    family: &str,
+    architecture: u32,
+    log: &Log,
+) -> Result<Vec<u8>> {
+    let (major, minor) = library::load_nvrtc(search, log)?;
     let key = key(family, architecture, (major, minor));
-    if let Some(image) = cache.as_ref().and_then(|cache| cache.read(key)) {
+    if let Some(image) = cache.and_then(|cache| cache.read(key)) {
         return Ok(image);
     }
     log.info(format_args!("cuda: compiling {family} for sm_{architecture} with NVRTC {major}.{minor}"));
@@ -41,8 +44,7 @@ pub(super) fn image(search: &Search, family: &str, architecture: u32, log: &Log)
     Ok(image)
 }
 
-/// What a compiled image depends on. 64 bits tell the few dozen images of a cache apart; who could forge one may change
-/// the files themselves.
+/// What a compiled image depends on. 64 bits are enough to tell the few dozen images of a cache apart.
 fn key(family: &str, architecture: u32, version: (c_int, c_int)) -> u64 {
     let mut hash = Fnv::default();
     hash.add(family.as_bytes());
@@ -54,23 +56,6 @@ fn key(family: &str, architecture: u32, version: (c_int, c_int)) -> u64 {
         }
     }
     hash.0
-}
-
-/// FNV-1a (Fowler, Noll and Vo), with a zero behind each part.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().chain(&[0]) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
 }
 
 /// A program of NVRTC's.
@@ -125,6 +110,10 @@ fn compile(family: &str, architecture: u32) -> Result<Vec<u8>> {
             Unsupported,
             "this NVRTC does not know the architecture sm_{architecture}; install a newer one"
         ),
+        sys::nvrtcResult::NVRTC_ERROR_BUILTIN_OPERATION_FAILURE => {
+            let message = "NVRTC does not find its libnvrtc-builtins; install all of it, in one folder";
+            return Err(with_log(error!(Unsupported, "{message}"), &program));
+        }
         failed => return Err(with_log(error!(Internal, "NVRTC: {family}.cu: {failed:?}"), &program)),
     }
     let mut size = 0;
@@ -137,7 +126,7 @@ fn compile(family: &str, architecture: u32) -> Result<Vec<u8>> {
 }
 
 /// The error with the compiler's log as its detail.
-fn with_log(error: crate::util::error::Error, program: &Program) -> crate::util::error::Error {
+fn with_log(error: Error, program: &Program) -> Error {
     let mut size = 0;
     // SAFETY: the program is there.
     if unsafe { sys::nvrtcGetProgramLogSize(program.0, &mut size) } != sys::nvrtcResult::NVRTC_SUCCESS {
@@ -151,15 +140,17 @@ fn with_log(error: crate::util::error::Error, program: &Program) -> crate::util:
 }
 
 /// A folder of compiled images. What cannot be read or written is as good as not there: the images are made again.
-struct Cache(PathBuf);
+pub(super) struct Cache(PathBuf);
 
 const MAGIC: &[u8; 8] = b"LDIMAGE1";
 
 impl Cache {
-    /// The folder of this user.
-    fn find() -> Option<Self> {
+    /// The folder of this user: `None` if nothing says where it is.
+    pub(super) fn find() -> Option<Self> {
         let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let parent = if cfg!(windows) { folder("LOCALAPPDATA") } else { folder("XDG_CACHE_HOME") };
+        // The specification has programs ignore a relative one.
+        let parent = parent.filter(|parent| parent.is_absolute());
         let parent = parent.or_else(|| Some(folder("HOME")?.join(".cache")));
         folder("LIBDIFFUSION_CACHE_DIR").or_else(|| Some(parent?.join("libdiffusion"))).map(Self)
     }
@@ -205,6 +196,8 @@ fn checksum(image: &[u8]) -> u64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::backend::cuda::stand_in::StandIn;
+    use crate::util::error::Status;
 
     fn cache(name: &str) -> Cache {
         let folder = env::temp_dir().join(format!("libdiffusion-cache-{name}-{}", process::id()));
@@ -234,6 +227,107 @@ mod tests {
         assert_eq!(cache.read(1).unwrap(), b"machine code");
         assert_eq!(fs::read_dir(&cache.0).unwrap().count(), 1, "no temporary files stay");
         fs::remove_dir_all(&cache.0).unwrap();
+    }
+
+    /// The stand-in for NVRTC, which [`library::load_nvrtc`] has loaded.
+    struct StandInNvrtc(libloading::Library);
+
+    impl StandInNvrtc {
+        fn find() -> Self {
+            // SAFETY: it is loaded.
+            Self(unsafe { libloading::Library::new("libnvrtc.so.12") }.unwrap())
+        }
+
+        fn set(&self, name: &CStr, value: u64) {
+            type Set = unsafe extern "C" fn(*const c_char, u64) -> c_int;
+            // SAFETY: the function has this type.
+            let known = unsafe { self.0.get::<Set>(b"standin_nvrtc_set").unwrap()(name.as_ptr(), value) };
+            assert_eq!(known, 1);
+        }
+
+        fn compilations(&self) -> u64 {
+            type Get = unsafe extern "C" fn(*const c_char, *mut u64) -> c_int;
+            let mut value = 0;
+            // SAFETY: the function has this type.
+            let get = unsafe { self.0.get::<Get>(b"standin_nvrtc_get") }.unwrap();
+            // SAFETY: as above.
+            assert_eq!(unsafe { get(c"compilations".as_ptr(), &mut value) }, 1);
+            value
+        }
+    }
+
+    #[test]
+    fn an_image_is_compiled_once_for_each_version_and_architecture_and_again_when_damaged() {
+        let Some(_stand_in) = StandIn::take() else { return };
+        let cache = cache("once");
+        let image = |architecture| {
+            image(&Search::default(), Some(&cache), "elementwise", architecture, &Log::off()).unwrap()
+        };
+        let files = || fs::read_dir(&cache.0).unwrap().count();
+        let first = image(80);
+        let nvrtc = StandInNvrtc::find();
+        let before = nvrtc.compilations();
+        let compiled = || nvrtc.compilations() - before;
+        assert_eq!((image(80), compiled(), files()), (first.clone(), 0, 1));
+        assert_ne!(image(86), first);
+        assert_eq!((compiled(), files()), (1, 2));
+        nvrtc.set(c"version", 12_080);
+        assert_eq!((image(80), compiled(), files()), (first.clone(), 2, 3));
+        nvrtc.set(c"version", 12_090);
+        let path = cache.path(key("elementwise", 80, (12, 9)));
+        let whole = fs::read(&path).unwrap();
+        for damaged in [&whole[..whole.len() - 1], &whole[..3], b"", b"something else that is long enough"] {
+            let before = compiled();
+            fs::write(&path, damaged).unwrap();
+            assert_eq!((image(80), compiled() - before), (first.clone(), 1));
+            assert_eq!((image(80), compiled() - before, files()), (first.clone(), 1, 3));
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+        fs::remove_dir_all(&cache.0).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_compile_comes_with_the_log_and_is_not_kept() {
+        let Some(_stand_in) = StandIn::take() else { return };
+        let cache = cache("fails");
+        let image =
+            |family, architecture| image(&Search::default(), Some(&cache), family, architecture, &Log::off());
+        library::load_nvrtc(&Search::default(), &Log::off()).unwrap();
+        let nvrtc = StandInNvrtc::find();
+        nvrtc.set(c"fail", 1);
+        let error = image("norm", 80).unwrap_err();
+        nvrtc.set(c"fail", 0);
+        assert_eq!(error.status(), Status::Internal);
+        assert!(error.message().contains("norm.cu"), "{error}");
+        assert_eq!(error.detail_lines(), ["norm.cu(1): error: a planted one"]);
+        let error = image("norm", 130).unwrap_err();
+        assert_eq!(error.status(), Status::Unsupported);
+        assert!(error.message().contains("sm_130"), "{error}");
+        assert_eq!(image("nothing", 80).unwrap_err().status(), Status::Internal);
+        assert!(!cache.0.exists());
+    }
+
+    #[test]
+    fn machine_code_that_the_driver_would_not_take_is_not_made() {
+        let Some(stand_in) = StandIn::take() else { return };
+        library::load_nvrtc(&Search::default(), &Log::off()).unwrap();
+        let nvrtc = StandInNvrtc::find();
+        let load = |driver, version| {
+            stand_in.set("driver_version", driver);
+            nvrtc.set(c"version", version);
+            let loaded = library::load_nvrtc(&Search::default(), &Log::off());
+            nvrtc.set(c"version", 12_090);
+            loaded
+        };
+        assert_eq!(load(12_040, 12_090).unwrap(), (12, 9));
+        assert_eq!(load(13_000, 13_010).unwrap(), (13, 1));
+        for (driver, version, words) in
+            [(12_040, 13_010, "NVRTC 13.1"), (12_040, 13_010, "-cu12"), (13_000, 11_080, "NVRTC 11.8")]
+        {
+            let error = load(driver, version).unwrap_err();
+            assert_eq!(error.status(), Status::Unsupported);
+            assert!(error.message().contains(words), "{error}");
+        }
     }
 
     #[test]
