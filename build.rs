@@ -64,7 +64,10 @@ fn pack(root: &Path, sources: u64) -> Vec<u8> {
     // when it writes the first.
     println!("cargo::rerun-if-changed={}", path.display());
     if pack.get(8..16) != Some(&sources.to_le_bytes()) {
-        println!("cargo::warning={} is of other kernels and not embedded: run `make kernels`", path.display());
+        println!(
+            "cargo::warning={} is of other kernels and not embedded: run `make kernels`",
+            path.display()
+        );
         return Vec::new();
     }
     pack

@@ -54,8 +54,9 @@ impl Images {
         let ptx = entries.iter().find(|entry| entry.family == family && entry.target.starts_with("compute_"));
         let Some(ptx) = ptx else {
             let (major, minor) = (architecture / 10, architecture % 10);
-            return Err(missing
-                .context(format!("this build has no kernels for compute capability {major}.{minor}")));
+            return Err(
+                missing.context(format!("this build has no kernels for compute capability {major}.{minor}"))
+            );
         };
         self.log.info(format_args!("cuda: {family}: the driver compiles PTX, since {missing}"));
         let text = String::from_utf8(ptx.unpack()?);
@@ -133,7 +134,10 @@ fn choose<'a, 'b>(entries: &'a [Entry<'b>], family: &str, architecture: u32) -> 
         let target: u32 = target.parse().ok()?;
         (target / 10 == architecture / 10 && target <= architecture).then_some(target % 10)
     };
-    entries.iter().filter(|entry| entry.family == family && minor(entry).is_some()).max_by_key(|entry| minor(entry))
+    entries
+        .iter()
+        .filter(|entry| entry.family == family && minor(entry).is_some())
+        .max_by_key(|entry| minor(entry))
 }
 
 #[cfg(test)]

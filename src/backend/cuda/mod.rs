@@ -20,6 +20,7 @@ mod norm;
 mod nvrtc;
 mod pool;
 mod repeat;
+mod sizes;
 mod staging;
 #[cfg(test)]
 pub(crate) mod stand_in;

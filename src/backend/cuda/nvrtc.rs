@@ -91,8 +91,10 @@ fn check(what: &str, status: sys::nvrtcResult) -> Result<()> {
 }
 
 fn compile(family: &str, architecture: u32) -> Result<Vec<u8>> {
-    let text = |text: &str| CString::new(text).map_err(|_| error!(Internal, "a zero in the kernels of {family}"));
-    let Some((name, source)) = SOURCES.iter().find(|(name, _)| name.strip_suffix(".cu") == Some(family)) else {
+    let text =
+        |text: &str| CString::new(text).map_err(|_| error!(Internal, "a zero in the kernels of {family}"));
+    let Some((name, source)) = SOURCES.iter().find(|(name, _)| name.strip_suffix(".cu") == Some(family))
+    else {
         bail!(Internal, "there is no kernels/{family}.cu");
     };
     let headers: Vec<_> = SOURCES.iter().filter(|(name, _)| name.ends_with(".cuh")).collect();
@@ -115,9 +117,8 @@ fn compile(family: &str, architecture: u32) -> Result<Vec<u8>> {
     let mut options = OPTIONS.iter().map(|option| text(option)).collect::<Result<Vec<_>>>()?;
     options.push(text(&format!("--gpu-architecture=sm_{architecture}"))?);
     // SAFETY: the program is there, and as many options as are said.
-    let status = unsafe {
-        sys::nvrtcCompileProgram(program.0, options.len() as c_int, pointers(&options).as_ptr())
-    };
+    let status =
+        unsafe { sys::nvrtcCompileProgram(program.0, options.len() as c_int, pointers(&options).as_ptr()) };
     match status {
         sys::nvrtcResult::NVRTC_SUCCESS => {}
         sys::nvrtcResult::NVRTC_ERROR_INVALID_OPTION => bail!(
@@ -262,7 +263,9 @@ mod tests {
     #[test]
     fn all_sources_are_there() {
         let names: Vec<&str> = SOURCES.iter().map(|(name, _)| *name).collect();
-        for name in ["gpu.cuh", "device.cuh", "gemm.cu", "conv.cu", "norm.cu", "attention.cu", "elementwise.cu"] {
+        for name in
+            ["gpu.cuh", "device.cuh", "gemm.cu", "conv.cu", "norm.cu", "attention.cu", "elementwise.cu"]
+        {
             assert!(names.contains(&name), "{name}");
         }
     }
