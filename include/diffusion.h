@@ -821,8 +821,8 @@ typedef struct diffusion_memory_query {
     uint32_t batch_size;
     /** 1 with guidance (a guidance scale above 1), which doubles the batch; 0 without. */
     int32_t guided;
-    /** 0 */
-    uint32_t reserved;
+    /** Denoising steps; 0 = 20. */
+    uint32_t steps;
 } diffusion_memory_query;
 /** A diffusion_memory_query with struct_size set and all else zero. */
 #define DIFFUSION_MEMORY_QUERY_INIT { sizeof(diffusion_memory_query), 0, 0, 0, 0, 0 }
@@ -872,8 +872,8 @@ typedef struct diffusion_memory_prediction {
  * \param error Receives the error on failure, else NULL; may be NULL.
  * \returns ::DIFFUSION_OK, whether it fits or not; ::DIFFUSION_ERROR_NOT_FOUND,
  *     ::DIFFUSION_ERROR_FORMAT, ::DIFFUSION_ERROR_UNSUPPORTED and ::DIFFUSION_ERROR_IO as
- *     diffusion_model_load(); ::DIFFUSION_ERROR_INVALID_ARGUMENT also for a size or a batch_size
- *     that no request may have; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
+ *     diffusion_model_load(); ::DIFFUSION_ERROR_INVALID_ARGUMENT also for a size, a batch_size or
+ *     steps that no request may have; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
  * \threadsafety Any thread.
  * \since 0.1.0
  */

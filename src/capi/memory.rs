@@ -26,8 +26,8 @@ pub struct diffusion_memory_query {
     pub batch_size: u32,
     /// 1 with guidance (a guidance scale above 1), which doubles the batch; 0 without.
     pub guided: i32,
-    /// 0
-    pub reserved: u32,
+    /// Denoising steps; 0 = 20.
+    pub steps: u32,
 }
 
 // SAFETY: struct_size first, no padding, zeros are valid.
@@ -73,7 +73,7 @@ unsafe impl Struct for diffusion_memory_prediction {}
 /// \param error Receives the error on failure, else NULL; may be NULL.
 /// \returns ::DIFFUSION_OK, whether it fits or not; ::DIFFUSION_ERROR_NOT_FOUND, ::DIFFUSION_ERROR_FORMAT,
 /// ::DIFFUSION_ERROR_UNSUPPORTED and ::DIFFUSION_ERROR_IO as diffusion_model_load();
-/// ::DIFFUSION_ERROR_INVALID_ARGUMENT also for a size or a batch_size that no request may have;
+/// ::DIFFUSION_ERROR_INVALID_ARGUMENT also for a size, a batch_size or steps that no request may have;
 /// ::DIFFUSION_ERROR_OUT_OF_MEMORY.
 /// \threadsafety Any thread.
 /// \since 0.1.0
@@ -99,6 +99,7 @@ pub unsafe extern "C" fn diffusion_predict_memory(
                 width: query.width,
                 height: query.height,
                 batch_size: query.batch_size,
+                steps: query.steps,
                 guided: query.guided != 0,
             };
             let predicted = engine.predict_memory(path, variant, &query)?;
