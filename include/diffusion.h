@@ -805,6 +805,84 @@ DIFFUSION_API DIFFUSION_MUST_USE
 diffusion_status diffusion_model_get_info(
     const diffusion_model *model, diffusion_model_info *info, diffusion_error **error);
 
+/**
+ * What decides how much memory a text-to-image request takes. All zero (but for struct_size) is one
+ * image of the model's size without guidance.
+ * \since 0.1.0
+ */
+typedef struct diffusion_memory_query {
+    /** sizeof(diffusion_memory_query) */
+    uint32_t struct_size;
+    /** Width of the images in pixels; 0 = the model's. */
+    uint32_t width;
+    /** Height of the images in pixels; 0 = the model's. */
+    uint32_t height;
+    /** Images of one request; 0 = 1. */
+    uint32_t batch_size;
+    /** 1 with guidance (a guidance scale above 1), which doubles the batch; 0 without. */
+    int32_t guided;
+    /** Denoising steps; 0 = 20. */
+    uint32_t steps;
+} diffusion_memory_query;
+/** A diffusion_memory_query with struct_size set and all else zero. */
+#define DIFFUSION_MEMORY_QUERY_INIT { sizeof(diffusion_memory_query), 0, 0, 0, 0, 0 }
+
+/**
+ * Bytes of the memory of the device in use (the host's for the CPU, the GPU's for CUDA) that a
+ * model and one request on it take, with what the session keeps in reserve. It is the
+ * ::diffusion_engine_info::memory_peak to come, and what the driver takes for itself is not
+ * counted.
+ * \since 0.1.0
+ */
+typedef struct diffusion_memory_prediction {
+    /** sizeof(diffusion_memory_prediction), set by the caller */
+    uint32_t struct_size;
+    /**
+     * 1 if the request runs within limit while nothing else does in the engine, else 0. It may be 1
+     * with a total above limit: reserves are given up before a request fails.
+     */
+    int32_t fits;
+    /** Of the model's weights, which all its sessions share. */
+    uint64_t weights;
+    /** The most that a session takes at a time beside them. */
+    uint64_t activations;
+    /** Both. */
+    uint64_t total;
+    /**
+     * The most that there can be: ::diffusion_engine_info::memory_limit, or on CUDA what the GPU
+     * has if that is less or there is no limit; 0 = no limit.
+     */
+    uint64_t limit;
+} diffusion_memory_prediction;
+/** A diffusion_memory_prediction with struct_size set and all else zero. */
+#define DIFFUSION_MEMORY_PREDICTION_INIT { sizeof(diffusion_memory_prediction), 0, 0, 0, 0, 0 }
+
+/**
+ * Predicts how much memory one request takes, before its model is loaded.
+ *
+ * Of the model's folder only configs, tokenizers and the headers of the weight files are read; on
+ * the device nothing is allocated. Image-to-image, perturbed attention and several sessions take
+ * more.
+ *
+ * \param engine What the model would run on.
+ * \param path The model's folder, UTF-8, as for diffusion_model_load().
+ * \param desc As for diffusion_model_load(); NULL = all defaults.
+ * \param query The request; NULL = all defaults.
+ * \param prediction Receives the prediction; the caller sets struct_size before.
+ * \param error Receives the error on failure, else NULL; may be NULL.
+ * \returns ::DIFFUSION_OK, whether it fits or not; ::DIFFUSION_ERROR_NOT_FOUND,
+ *     ::DIFFUSION_ERROR_FORMAT, ::DIFFUSION_ERROR_UNSUPPORTED and ::DIFFUSION_ERROR_IO as
+ *     diffusion_model_load(); ::DIFFUSION_ERROR_INVALID_ARGUMENT also for a size, a batch_size or
+ *     steps that no request may have; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
+ * \threadsafety Any thread.
+ * \since 0.1.0
+ */
+DIFFUSION_API DIFFUSION_MUST_USE
+diffusion_status diffusion_predict_memory(
+    const diffusion_engine *engine, const char *path, const diffusion_model_desc *desc,
+    const diffusion_memory_query *query, diffusion_memory_prediction *prediction,
+    diffusion_error **error);
+
 /** \} */
 
 /* ---- Requests and options -------------------------------------------------------------------- */

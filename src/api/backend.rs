@@ -9,6 +9,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::library::Search;
 use crate::backend::cuda::{self, CallersContext, Cuda};
+use crate::backend::shape::Shapes;
 use crate::pipeline::request::{Observer, Output, Request};
 use crate::pipeline::{Info, Pipeline};
 use crate::sampling::SchedulerConfig;
@@ -58,6 +59,24 @@ impl AnyBackend {
             Self::Cuda(cuda) => {
                 let _callers = CallersContext::keep();
                 Loaded::load(path, variant, cuda, log)
+            }
+        }
+    }
+
+    /// A backend that counts what this one would allocate, at most `limit` bytes.
+    pub(super) fn shapes(&self, limit: Option<u64>) -> Shapes {
+        match self {
+            Self::Cpu(cpu) => cpu.shapes(limit),
+            Self::Cuda(cuda) => cuda.shapes(limit),
+        }
+    }
+
+    /// The most bytes that there can be: the engine's limit, or what a GPU has if that is less.
+    pub(super) fn most_memory(&self) -> Option<u64> {
+        match self {
+            Self::Cpu(cpu) => cpu.memory_limit(),
+            Self::Cuda(cuda) => {
+                Some(cuda.memory_limit().map_or(cuda.total_memory(), |limit| limit.min(cuda.total_memory())))
             }
         }
     }

@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod cuda;
 #[cfg(test)]
 pub(crate) mod reference;
+pub mod shape;
 #[cfg(test)]
 pub(crate) mod spy;
 #[cfg(test)]
@@ -199,6 +200,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     type Embedding: Send + Sync;
     /// What [`Backend::repeat`] keeps from one call to the next.
     type Repeated: Default + Send;
+
+    /// Whether it looks at the bytes of weights; else their shapes do, and they are not checked to be finite.
+    const READS_WEIGHTS: bool = true;
 
     /// The same device with a pool of its own: what a session computes with.
     fn session(&self) -> Result<Self>;

@@ -17,6 +17,8 @@ pub mod device;
 
 pub mod model;
 
+pub mod memory;
+
 pub mod option;
 
 pub mod request;

@@ -115,7 +115,7 @@ impl<B: Backend> Pipeline<B> {
         Ok(Some(Arc::new(Plan::new(&self.scheduler, &request.sampling()?)?)))
     }
 
-    fn latent_size(&self, request: &Request) -> Result<LatentSize> {
+    pub(super) fn latent_size(&self, request: &Request) -> Result<LatentSize> {
         let factor = self.vae_scale_factor();
         let (native_width, native_height) = match &request.image {
             Some(picture) => (picture.width, picture.height),

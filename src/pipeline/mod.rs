@@ -5,6 +5,7 @@ mod generate;
 mod inpaint;
 mod layout;
 mod model_index;
+mod rehearse;
 pub mod request;
 mod start;
 #[cfg(test)]
@@ -85,7 +86,7 @@ impl<B: Backend> Pipeline<B> {
                 scheduler.sampler.name()
             ));
         }
-        let mut size = WeightSize::default();
+        let mut size = WeightSize { headers_only: !B::READS_WEIGHTS, ..WeightSize::default() };
         let text = TextEncoders::load(folder, &index, variant, backend, &mut size)?;
 
         let unet_dir = folder.join("unet");
@@ -147,6 +148,8 @@ impl<B: Backend> Pipeline<B> {
 struct WeightSize {
     parameters: u64,
     bytes: u64,
+    /// Whether the backend leaves the weights' bytes alone.
+    headers_only: bool,
 }
 
 impl WeightSize {
@@ -158,7 +161,8 @@ impl WeightSize {
         variant: Option<&str>,
         build: impl FnOnce(&Scope<'_>) -> Result<T>,
     ) -> Result<T> {
-        let checkpoint = Checkpoint::open(dir, stem, variant)?;
+        let mut checkpoint = Checkpoint::open(dir, stem, variant)?;
+        checkpoint.headers_only = self.headers_only;
         let component = build(&checkpoint.root())?;
         checkpoint.finish()?;
         self.parameters += checkpoint.parameters();

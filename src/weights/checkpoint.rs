@@ -31,6 +31,8 @@ pub struct Checkpoint {
     pub(super) path: PathBuf,
     pub(super) files: Vec<MappedFile>,
     pub(super) tensors: BTreeMap<String, Entry>,
+    /// Set by a caller who leaves the tensors' bytes alone: nor does then the check that they are finite touch them.
+    pub headers_only: bool,
 }
 
 /// `*.safetensors.index.json`
@@ -50,8 +52,13 @@ impl Checkpoint {
     pub fn open(dir: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
         let source = files::find(dir, stem, variant)?;
         let (Source::Single(path) | Source::Index(path)) = &source;
-        let mut checkpoint =
-            Self { dir: dir.to_owned(), path: path.clone(), files: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Self {
+            dir: dir.to_owned(),
+            path: path.clone(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            headers_only: false,
+        };
         match &source {
             Source::Single(path) => checkpoint.add_file(path, None)?,
             Source::Index(path) => checkpoint.add_shards(path)?,

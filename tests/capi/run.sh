@@ -82,7 +82,7 @@ valgrind_() {
     caught overflow 'Invalid write' valgrind_run "$out/planted-plain"
     caught leak 'definitely lost' valgrind_run "$out/planted-plain"
     valgrind_run "$out/capi-plain" --quick version null structs options requests images img2img latents jobs callbacks \
-        lifecycle schedule sampler noise guidance devices
+        lifecycle schedule sampler noise guidance devices memory
 }
 
 # lacks WORD FOLDERS NAME=VALUE...: on such a machine there is no CUDA, and the reason says WORD.

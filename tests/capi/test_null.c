@@ -110,6 +110,16 @@ static void infos(void) {
     REJECTS(diffusion_option_get_info(0, NULL, e), diffusion_option_get_info(0, NULL, NULL));
 }
 
+static void predictions(void) {
+    diffusion_memory_prediction prediction = DIFFUSION_MEMORY_PREDICTION_INIT;
+    REJECTS(diffusion_predict_memory(NULL, model_path(), NULL, NULL, &prediction, e),
+            diffusion_predict_memory(NULL, NULL, NULL, NULL, NULL, NULL));
+    REJECTS(diffusion_predict_memory(shared_engine(), NULL, NULL, NULL, &prediction, e),
+            diffusion_predict_memory(shared_engine(), NULL, NULL, NULL, NULL, NULL));
+    REJECTS(diffusion_predict_memory(shared_engine(), model_path(), NULL, NULL, NULL, e),
+            diffusion_predict_memory(shared_engine(), model_path(), NULL, NULL, NULL, NULL));
+}
+
 static void request_setters(void) {
     const float values[4] = {0};
     CHECK_STATUS(diffusion_request_set_string(NULL, DIFFUSION_OPTION_PROMPT, "x"), DIFFUSION_ERROR_INVALID_ARGUMENT);
@@ -335,6 +345,6 @@ static void guidance_of_a_host(void) {
     diffusion_guidance_free(guidance);
 }
 
-TOPIC(null, TEST(functions_without_pointers), TEST(frees_and_reads_of_null), TEST(constructors), TEST(infos),
+TOPIC(null, TEST(functions_without_pointers), TEST(frees_and_reads_of_null), TEST(constructors), TEST(infos), TEST(predictions),
       TEST(request_setters), TEST(null_unsets_a_string), TEST(submit_and_generate),
       TEST(job_and_image), TEST(schedules), TEST(samplers_and_noise), TEST(guidance_of_a_host));

@@ -65,6 +65,22 @@ AT(diffusion_model_desc, struct_size, 0);
 AT(diffusion_model_desc, reserved, 4);
 AT(diffusion_model_desc, variant, 8);
 
+SIZE(diffusion_memory_query, 24);
+AT(diffusion_memory_query, struct_size, 0);
+AT(diffusion_memory_query, width, 4);
+AT(diffusion_memory_query, height, 8);
+AT(diffusion_memory_query, batch_size, 12);
+AT(diffusion_memory_query, guided, 16);
+AT(diffusion_memory_query, steps, 20);
+
+SIZE(diffusion_memory_prediction, 40);
+AT(diffusion_memory_prediction, struct_size, 0);
+AT(diffusion_memory_prediction, fits, 4);
+AT(diffusion_memory_prediction, weights, 8);
+AT(diffusion_memory_prediction, activations, 16);
+AT(diffusion_memory_prediction, total, 24);
+AT(diffusion_memory_prediction, limit, 32);
+
 SIZE(diffusion_model_info, 64);
 AT(diffusion_model_info, struct_size, 0);
 AT(diffusion_model_info, width, 4);

@@ -8,6 +8,7 @@ use super::math::{exp2, fma, fold, max};
 use super::pack::Target;
 use super::simd::vectorized;
 use super::{Cpu, CpuTensor};
+use crate::backend::Shape;
 use crate::util::error::{Result, bail};
 
 /// Keys in a tile. A multiple of every panel width, and of [`LANES`].
@@ -18,7 +19,7 @@ const LANES: usize = 16;
 const QUERY_TILES: usize = 4;
 
 /// Sizes that every part of the computation needs.
-struct Sizes {
+pub(super) struct Sizes {
     heads: usize,
     /// Channels of a head.
     d: usize,
@@ -29,6 +30,38 @@ struct Sizes {
     /// Values of a head's packed values: `keys` rows of each panel of channels.
     packed_values: usize,
     causal: bool,
+}
+
+impl Sizes {
+    /// For queries of this shape with `keys` keys an image.
+    pub(super) fn new(kernels: &Kernels, q: Shape, keys: usize, heads: usize, causal: bool) -> Self {
+        let d = q.c / heads;
+        Self {
+            heads,
+            d,
+            queries: q.pixels(),
+            keys,
+            packed_keys: kernels.padded(keys) * d,
+            packed_values: kernels.padded(d) * keys,
+            causal,
+        }
+    }
+
+    /// Bytes of the packed keys and of the packed values of `n` images.
+    pub(super) fn packed(&self, n: usize) -> [usize; 2] {
+        [self.packed_keys, self.packed_values].map(|len| n * self.heads * len * size_of::<f32>())
+    }
+
+    /// Floats that a thread works in.
+    pub(super) fn floats(&self, kernels: &Kernels) -> usize {
+        let block = QUERY_TILES * kernels.mr;
+        pointer_floats(block) + block * (2 + KEYS + kernels.padded(self.d))
+    }
+}
+
+/// Floats in whose place `block` pointers fit.
+fn pointer_floats(block: usize) -> usize {
+    block * size_of::<*const f32>() / size_of::<f32>()
 }
 
 pub(super) fn attention(
@@ -50,21 +83,14 @@ pub(super) fn attention(
         bail!(Internal, "attention: {heads} heads of {}, {} and {}", q.shape, k.shape, v.shape);
     }
     let kernels = cpu.device.kernels;
-    let (d, keys) = (channels / heads, k.shape.pixels());
-    let sizes = Sizes {
-        heads,
-        d,
-        queries: q.shape.pixels(),
-        keys,
-        packed_keys: kernels.padded(keys) * d,
-        packed_values: kernels.padded(d) * keys,
-        causal,
-    };
+    let keys = k.shape.pixels();
+    let sizes = Sizes::new(kernels, q.shape, keys, heads, causal);
 
     let n = q.shape.n;
     let mut out = cpu.tensor(q.shape, "attention")?;
-    let mut packed_k = cpu.pool.take(n * heads * sizes.packed_keys * 4, "attention")?;
-    let mut packed_v = cpu.pool.take(n * heads * sizes.packed_values * 4, "attention")?;
+    let [bytes_k, bytes_v] = sizes.packed(n);
+    let mut packed_k = cpu.pool.take(bytes_k, "attention")?;
+    let mut packed_v = cpu.pool.take(bytes_v, "attention")?;
     let key_tiles = keys.div_ceil(KEYS);
     let k_target = Target(packed_k.as_mut_ptr().cast::<f32>());
     let v_target = Target(packed_v.as_mut_ptr().cast::<f32>());
@@ -78,9 +104,9 @@ pub(super) fn attention(
 
     let block = QUERY_TILES * kernels.mr;
     let blocks = sizes.queries.div_ceil(block);
-    let width = kernels.padded(d);
-    let pointer_floats = block * size_of::<*const f32>() / size_of::<f32>();
-    let scratch = cpu.scratch(pointer_floats + block * (2 + KEYS + width))?;
+    let width = kernels.padded(sizes.d);
+    let pointer_floats = pointer_floats(block);
+    let scratch = cpu.scratch(sizes.floats(kernels))?;
     let target = Target(out.values_mut().as_mut_ptr());
     cpu.parallel(n * heads * blocks, |task, slot| {
         let (head, first) = (task / blocks, task % blocks * block);

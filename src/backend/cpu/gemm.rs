@@ -5,7 +5,7 @@
 //! and tiles of A (in L2).
 
 use super::elementwise::{activate, gate};
-use super::kernel::Tile;
+use super::kernel::{Kernels, Tile};
 use super::pack::{Packed, Target};
 use super::simd::vectorized;
 use super::{Cpu, CpuTensor};
@@ -80,11 +80,9 @@ struct Block {
 
 /// Cuts `m` rows and `panels` panels into tasks: large enough to be worth reading weights for, small enough
 /// that all threads have some and that a cancelled operation stops soon.
-fn block_size(cpu: &Cpu, m: usize, panels: usize, flops: usize) -> Block {
-    let kernels = cpu.device.kernels;
+fn block_size(kernels: &Kernels, threads: usize, m: usize, panels: usize, flops: usize) -> Block {
     let mut rows = m.next_multiple_of(kernels.mr).min(TILES * kernels.mr);
     let mut width = (kernels.task / (rows * flops).max(1)).clamp(1, PANELS).min(panels);
-    let threads = cpu.threads();
     if threads > 1 {
         while m.div_ceil(rows) * panels.div_ceil(width) < 4 * threads {
             if width > 1 {
@@ -98,6 +96,46 @@ fn block_size(cpu: &Cpu, m: usize, panels: usize, flops: usize) -> Block {
     }
     // Equal widths: a narrow last task would read its rows for little.
     Block { rows, panels: panels.div_ceil(panels.div_ceil(width)) }
+}
+
+/// How a product is cut into tasks, and the floats of each part of what a thread works in.
+pub(super) struct Cut {
+    block: Block,
+    /// In which pointers to the rows lie.
+    pointer_floats: usize,
+    /// A converted block of the weight.
+    block_len: usize,
+    sums_len: usize,
+}
+
+impl Cut {
+    /// For an output of this shape, with `geglu` from a weight of twice its columns.
+    pub(super) fn new(
+        kernels: &Kernels,
+        threads: usize,
+        out: Shape,
+        k: usize,
+        taps: usize,
+        geglu: bool,
+    ) -> Self {
+        let halves = if geglu { 2 } else { 1 };
+        let all_panels = out.c.div_ceil(kernels.nr);
+        let flops = 2 * kernels.nr * k * taps * halves;
+        let block = block_size(kernels, threads, out.rows(), all_panels, flops);
+        // The second half of GEGLU's columns need not begin with a panel, so it may touch one panel more.
+        let max_width = (block.panels + (block.panels + 1) * (halves - 1)) * kernels.nr;
+        Self {
+            pointer_floats: block.rows * taps * size_of::<*const f32>() / size_of::<f32>(),
+            block_len: Packed::block_len(kernels),
+            sums_len: block.rows * max_width,
+            block,
+        }
+    }
+
+    /// Floats that a thread works in.
+    pub(super) fn floats(&self) -> usize {
+        self.pointer_floats + self.block_len + self.sums_len
+    }
 }
 
 /// Computes `out = finish(rows · weight)`.
@@ -114,16 +152,12 @@ pub(super) fn run(
     let columns = out.shape.c;
     let halves = if finish.geglu { 2 } else { 1 };
     let all_panels = columns.div_ceil(nr);
-    let block = block_size(cpu, m, all_panels, 2 * nr * weight.k * weight.taps * halves);
+    let cut = Cut::new(kernels, cpu.threads(), out.shape, weight.k, weight.taps, finish.geglu);
+    let scratch = cpu.scratch(cut.floats())?;
+    let Cut { block, pointer_floats, block_len, sums_len } = cut;
     let column_tasks = all_panels.div_ceil(block.panels);
     let blocks = weight.k_blocks();
-    // The second half of GEGLU's columns need not begin with a panel, so it may touch one panel more.
-    let max_width = (block.panels + (block.panels + 1) * (halves - 1)) * nr;
     let tile_pointers = block.rows * weight.taps;
-    let pointer_floats = tile_pointers * size_of::<*const f32>() / size_of::<f32>();
-    let block_len = Packed::block_len(kernels);
-    let sums_len = block.rows * max_width;
-    let scratch = cpu.scratch(pointer_floats + block_len + sums_len)?;
     let target = Target(out.values_mut().as_mut_ptr());
     cpu.parallel(m.div_ceil(block.rows) * column_tasks, |task, slot| {
         let first_row = task / column_tasks * block.rows;

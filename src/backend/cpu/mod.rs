@@ -15,6 +15,7 @@ mod norm;
 mod pack;
 mod pool;
 mod simd;
+mod sizes;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -168,12 +169,16 @@ impl Cpu {
 
     /// `len` floats for each thread to work in.
     fn scratch(&self, len: usize) -> Result<Scratch> {
-        // Whole cache lines, so that threads do not share one.
-        let stride = len.next_multiple_of(16);
+        let stride = scratch_stride(len);
         let mut block = self.pool.take(stride * self.threads() * size_of::<f32>(), "working memory")?;
         let start = pack::Target(block.as_mut_ptr().cast());
         Ok(Scratch { _block: block, start, stride })
     }
+}
+
+/// Floats from one thread's working memory to the next: whole cache lines, so that threads do not share one.
+fn scratch_stride(len: usize) -> usize {
+    len.next_multiple_of(16)
 }
 
 /// Each thread's working memory.

@@ -4,6 +4,7 @@ use super::math::{fma, sum, swish};
 use super::pack::Target;
 use super::simd::vectorized;
 use super::{Cpu, CpuAffine, CpuTensor};
+use crate::backend::Shape;
 use crate::util::error::{Result, bail};
 
 /// Pixels whose sums are taken together. The cut is fixed, so that the order of every sum, and with it the
@@ -11,6 +12,12 @@ use crate::util::error::{Result, bail};
 const PIXELS: usize = 128;
 /// Values in a task that writes.
 const CHUNK: usize = 1 << 16;
+
+/// Bytes that a GroupNorm works in: sums of chunks, then what to do to each channel.
+pub(super) fn work(x: Shape) -> [usize; 2] {
+    let sums = x.n * x.pixels().div_ceil(PIXELS) * 2 * x.c * size_of::<f64>();
+    [sums, x.n * 3 * x.c * size_of::<f32>()]
+}
 
 /// GroupNorm (Wu and He 2018), then SiLU if asked. Sums are `f64`: over 512 × 512 pixels `f32` would lose digits.
 pub(super) fn group_norm(
@@ -31,7 +38,8 @@ pub(super) fn group_norm(
 
     // For each image and chunk of pixels: the sum and the sum of squares of each channel, as f64.
     let chunks = pixels.div_ceil(PIXELS);
-    let mut partial = cpu.pool.take(n * chunks * 2 * channels * size_of::<f64>(), "group_norm")?;
+    let [partial_bytes, coefficient_bytes] = work(x.shape);
+    let mut partial = cpu.pool.take(partial_bytes, "group_norm")?;
     let sums = Target(partial.as_mut_ptr().cast::<f64>());
     cpu.parallel(n * chunks, |task, _| {
         let first = task / chunks * pixels + task % chunks * PIXELS;
@@ -42,7 +50,7 @@ pub(super) fn group_norm(
     })?;
 
     // For each image and channel: what to subtract, to multiply with, and to add.
-    let mut coefficients = cpu.pool.take(n * 3 * channels * size_of::<f32>(), "group_norm")?;
+    let mut coefficients = cpu.pool.take(coefficient_bytes, "group_norm")?;
     let size = channels / groups;
     let count = (pixels * size) as f64;
     for (image, coefficients) in

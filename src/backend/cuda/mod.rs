@@ -21,6 +21,7 @@ mod nvrtc;
 mod pack;
 mod pool;
 mod repeat;
+mod sizes;
 mod staging;
 #[cfg(test)]
 pub(crate) mod stand_in;

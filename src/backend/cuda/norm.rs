@@ -2,6 +2,7 @@
 
 use super::launch::{Grid, Parameters, count};
 use super::{Cuda, CudaAffine, CudaTensor};
+use crate::backend::Shape;
 use crate::util::error::{Result, bail};
 
 /// Values of an image that one block takes the moments of, about.
@@ -12,6 +13,17 @@ const MOMENTS: usize = 12;
 const MAX_GROUPS: usize = 256;
 /// Packs that a thread of the second half takes: it has first to merge the moments of all chunks.
 const PACKS: usize = 8;
+
+/// Parts of an image that blocks take the moments of. Chosen without regard to n: an image alone and in a batch has the
+/// same bits.
+fn chunks(x: Shape) -> usize {
+    (x.pixels() * x.c).div_ceil(CHUNK).min(x.pixels())
+}
+
+/// Bytes of all moments.
+pub(super) fn moments(x: Shape, groups: usize) -> usize {
+    x.n * chunks(x) * groups * MOMENTS
+}
 
 pub(super) fn group_norm(
     cuda: &Cuda,
@@ -38,9 +50,8 @@ pub(super) fn group_norm(
     let counted = |what, size| count("group_norm", what, size);
     counted("values of an image", items)?;
     let shared = counted("bytes of shared memory", 3 * 4 * channels)?;
-    // Chosen without regard to n: an image alone and in a batch has the same bits.
-    let chunks = (pixels * channels).div_ceil(CHUNK).min(pixels);
-    let partial = cuda.scratch(n * chunks * groups * MOMENTS, "group_norm")?;
+    let chunks = chunks(x.shape);
+    let partial = cuda.scratch(moments(x.shape, groups), "group_norm")?;
 
     let (pixels, c, group_count, chunk_count) = (
         counted("pixels", pixels)?,

@@ -79,13 +79,17 @@ pub(super) fn prepare_linear(
     Ok(CudaLinear { inputs, outputs, weight: stored, bias, interleaved: false })
 }
 
+/// Whether there is a kernel that joins GEGLU to a product of these sizes.
+pub(super) fn interleaves(precision: Precision, outputs: usize, inputs: usize) -> bool {
+    precision != Precision::F32 && outputs.is_multiple_of(16) && inputs.is_multiple_of(8)
+}
+
 /// As [`prepare_linear`], but interleaved where the kernel for that can have the sizes.
 pub(super) fn prepare_geglu(cuda: &Cuda, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CudaLinear> {
-    let half_precision = cuda.device.precision != Precision::F32;
     let &[outputs, inputs] = weight.shape else {
         return prepare_linear(cuda, weight, bias);
     };
-    if !half_precision || !outputs.is_multiple_of(16) || !inputs.is_multiple_of(8) {
+    if !interleaves(cuda.device.precision, outputs, inputs) {
         return prepare_linear(cuda, weight, bias);
     }
     let what = "a linear layer's weight";

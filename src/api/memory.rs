@@ -1,0 +1,236 @@
+//! How much memory a request needs, before anything is loaded.
+
+use std::path::Path;
+
+use super::engine::Engine;
+use crate::backend::Backend;
+use crate::backend::shape::Shapes;
+use crate::pipeline::Pipeline;
+use crate::pipeline::request::Request;
+use crate::sampling::guidance::GuidanceOptions;
+use crate::util::error::{Result, Status};
+use crate::util::log::Log;
+
+/// What requests take that do not say.
+const DEFAULT_STEPS: u32 = 20;
+
+/// What decides how much memory a text-to-image request takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryQuery {
+    /// In pixels; 0 = the size that the model was trained at.
+    pub width: u32,
+    pub height: u32,
+    /// Images; 0 = 1.
+    pub batch_size: u32,
+    /// Denoising steps; 0 = 20.
+    pub steps: u32,
+    /// Whether there is guidance, which doubles the batch.
+    pub guided: bool,
+}
+
+/// Bytes of the memory of an engine's device that a model and one request on it take, with what the session keeps in
+/// reserve. What the driver takes for itself is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPrediction {
+    /// Of the model, which all its sessions share.
+    pub weights: u64,
+    /// The most that a session takes at a time beside them.
+    pub activations: u64,
+    /// Both.
+    pub total: u64,
+    /// The most that there can be: the engine's limit, or what the GPU has if that is less; 0 = no limit.
+    pub limit: u64,
+    /// Whether the request runs within the limit, if nothing else does in the engine. This may be so with a total above
+    /// it: reserves are given up first.
+    pub fits: bool,
+}
+
+impl Engine {
+    /// Predicts the memory for one request on the model at `path`, of which only configs, tokenizers and the headers of
+    /// the weight files are read. Nothing is allocated on the device.
+    ///
+    /// # Errors
+    /// Those of [`super::Model::load`], but for what only the weights' values tell; `InvalidArgument` for a size that
+    /// the model cannot have.
+    pub fn predict_memory(
+        &self,
+        path: &Path,
+        variant: Option<&str>,
+        query: &MemoryQuery,
+    ) -> Result<MemoryPrediction> {
+        let limit = self.backend().most_memory();
+        let shapes = self.backend().shapes(None);
+        let weights = rehearse(&shapes, path, variant, query)?;
+        let total = shapes.memory_peak();
+        let fits = match limit {
+            Some(limit) if total > limit => {
+                match rehearse(&self.backend().shapes(Some(limit)), path, variant, query) {
+                    Ok(_) => true,
+                    Err(error) if error.status() == Status::OutOfMemory => false,
+                    Err(error) => return Err(error),
+                }
+            }
+            _ => true,
+        };
+        let activations = total - weights;
+        Ok(MemoryPrediction { weights, activations, total, limit: limit.unwrap_or(0), fits })
+    }
+}
+
+/// Loads the model and runs a request in short; the bytes of the weights.
+fn rehearse(shapes: &Shapes, path: &Path, variant: Option<&str>, query: &MemoryQuery) -> Result<u64> {
+    let pipeline = Pipeline::load(path, variant, shapes, &Log::off())?;
+    let weights = shapes.memory_used();
+    let request = Request {
+        width: query.width,
+        height: query.height,
+        batch_size: query.batch_size.max(1),
+        steps: if query.steps == 0 { DEFAULT_STEPS } else { query.steps },
+        guidance: GuidanceOptions::at_scale(if query.guided { 7.5 } else { 1.0 }),
+        ..Request::default()
+    };
+    pipeline.rehearse(&shapes.session()?, &request)?;
+    Ok(weights)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::api::{Device, EngineOptions, Model, OptionId, Precision, Session, SessionOptions};
+    use crate::backend::cuda::stand_in::StandIn;
+
+    fn folder(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    fn cpu(threads: u32, memory_limit_host: u64) -> Engine {
+        Engine::new(EngineOptions {
+            device: Device::Cpu,
+            threads,
+            memory_limit_host,
+            ..EngineOptions::default()
+        })
+        .unwrap()
+    }
+
+    fn run(engine: &Engine, path: &Path, query: &MemoryQuery) -> Result<()> {
+        let model = Model::load(engine, path, None)?;
+        let session = Session::new(&model, SessionOptions::default())?;
+        let mut request = crate::api::Request::new(&model);
+        request.set_int(OptionId::Width, i64::from(query.width))?;
+        request.set_int(OptionId::Height, i64::from(query.height))?;
+        request.set_int(OptionId::BatchSize, i64::from(query.batch_size))?;
+        request.set_float(OptionId::GuidanceScale, if query.guided { 5.0 } else { 1.0 })?;
+        request.set_int(OptionId::Steps, i64::from(query.steps))?;
+        request.set_string(OptionId::Prompt, Some("a blue cat"))?;
+        session.generate(&request).map(drop)
+    }
+
+    /// At least what the engine's account says afterwards, and little more.
+    fn compare(engine: &Engine, path: &Path, query: &MemoryQuery) {
+        let predicted = engine.predict_memory(path, None, query).unwrap();
+        assert_eq!(predicted.total, predicted.weights + predicted.activations);
+        assert_eq!(engine.memory_peak(), 0, "a prediction allocates nothing");
+        run(engine, path, query).unwrap();
+        let measured = engine.memory_peak();
+        let name = path.display();
+        let most = measured + measured / 10 + (1 << 20);
+        assert!(
+            (measured..=most).contains(&predicted.total),
+            "{name} {query:?}: {predicted:?} for {measured}"
+        );
+        assert!(predicted.fits);
+    }
+
+    const QUERIES: [MemoryQuery; 3] = [
+        MemoryQuery { width: 64, height: 64, batch_size: 1, steps: 3, guided: true },
+        MemoryQuery { width: 64, height: 64, batch_size: 2, steps: 1, guided: false },
+        MemoryQuery { width: 96, height: 32, batch_size: 3, steps: 7, guided: true },
+    ];
+
+    #[test]
+    fn cpu_predictions_are_what_the_engine_takes() {
+        for name in ["tests/golden/models/sd1", "tests/golden/models/sd2", "tests/golden/models/sdxl"] {
+            for threads in [1, 2, 5] {
+                for query in &QUERIES {
+                    compare(&cpu(threads, 0), &folder(name), query);
+                }
+            }
+        }
+        for (threads, query) in [1, 2, 5].into_iter().zip(&QUERIES) {
+            compare(&cpu(threads, 0), &folder("models/emoji-64"), query);
+        }
+    }
+
+    #[test]
+    fn what_fits_runs_and_what_does_not_fails() {
+        let (path, query) = (folder("tests/golden/models/sd1"), &QUERIES[0]);
+        let all = cpu(1, 0).predict_memory(&path, None, query).unwrap();
+        assert_eq!(all.limit, 0);
+        let runs = |limit| {
+            let engine = cpu(1, limit);
+            let predicted = engine.predict_memory(&path, None, query).unwrap();
+            assert_eq!((predicted.total, predicted.limit), (all.total, limit));
+            let ran = run(&engine, &path, query);
+            assert_eq!(predicted.fits, ran.is_ok(), "{limit} of {}: {ran:?}", all.total);
+            predicted.fits
+        };
+        assert!(runs(all.total));
+        assert!(!runs(all.weights));
+        // Somewhere between, giving up reserves is no longer enough.
+        for part in 1..8 {
+            runs(all.weights + all.activations * part / 8 / 4096 * 4096);
+        }
+    }
+
+    #[test]
+    fn queries_that_cannot_be() {
+        let engine = cpu(1, 0);
+        let path = folder("tests/golden/models/sd1");
+        let status = |path: &Path, variant, query| {
+            engine.predict_memory(path, variant, &query).map_err(|error| error.status()).err()
+        };
+        let fine = MemoryQuery::default();
+        assert_eq!(status(&path, None, fine), None);
+        let endless = MemoryQuery { steps: 1001, ..fine };
+        assert_eq!(status(&path, None, endless), Some(Status::InvalidArgument));
+        assert_eq!(status(&folder("no/such/model"), None, fine), Some(Status::NotFound));
+        assert_eq!(status(&path, Some("fp99"), fine), Some(Status::NotFound));
+        assert_eq!(status(&path, None, MemoryQuery { width: 65, ..fine }), Some(Status::InvalidArgument));
+        assert_eq!(
+            status(&path, None, MemoryQuery { batch_size: 65, ..fine }),
+            Some(Status::InvalidArgument)
+        );
+    }
+
+    #[test]
+    fn more_images_and_larger_ones_take_more() {
+        let (engine, path) = (cpu(2, 0), folder("models/emoji-64"));
+        let total = |width, batch_size, guided| {
+            let query = MemoryQuery { width, height: width, batch_size, steps: 0, guided };
+            engine.predict_memory(&path, None, &query).unwrap().total
+        };
+        assert!(total(64, 8, false) > total(64, 1, false));
+        assert!(total(64, 8, true) > total(64, 8, false));
+        assert!(total(512, 1, false) > 4 * total(64, 1, false));
+        assert_eq!(total(0, 0, false), total(64, 1, false));
+    }
+
+    #[test]
+    fn cuda_predictions_are_what_the_engine_takes() {
+        let Some(_stand_in) = StandIn::take() else { return };
+        for precision in [Precision::F16, Precision::F32] {
+            let options = EngineOptions {
+                device: Device::Cuda,
+                precision: Some(precision),
+                ..EngineOptions::default()
+            };
+            let engine = Engine::new(options).unwrap();
+            let query = MemoryQuery { width: 32, height: 32, batch_size: 1, steps: 4, guided: true };
+            compare(&engine, &folder("tests/golden/models/sd1"), &query);
+        }
+    }
+}

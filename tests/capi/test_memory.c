@@ -1,0 +1,105 @@
+/* How much memory a request needs, before its model is loaded. */
+#include "check.h"
+#include "support.h"
+#include <string.h>
+
+static diffusion_engine *new_engine(uint32_t threads, uint64_t limit) {
+    diffusion_engine_desc desc = DIFFUSION_ENGINE_DESC_INIT;
+    diffusion_engine *engine = NULL;
+    desc.device = DIFFUSION_DEVICE_CPU;
+    desc.threads = threads;
+    desc.memory_limit_host = limit;
+    CHECK_STATUS(diffusion_engine_new(&desc, &engine, NULL), DIFFUSION_OK);
+    return engine;
+}
+
+static diffusion_memory_prediction predict(diffusion_engine *engine, const diffusion_memory_query *query) {
+    diffusion_memory_prediction prediction = DIFFUSION_MEMORY_PREDICTION_INIT;
+    CHECK_STATUS(diffusion_predict_memory(engine, model_path(), NULL, query, &prediction, NULL), DIFFUSION_OK);
+    CHECK(prediction.weights > 0 && prediction.activations > 0);
+    CHECK(prediction.total == prediction.weights + prediction.activations);
+    return prediction;
+}
+
+/* Loads the model and makes one image. */
+static diffusion_status run(diffusion_engine *engine, int steps) {
+    diffusion_model *model = NULL;
+    diffusion_session *session = NULL;
+    diffusion_request *request = NULL;
+    diffusion_image *image = NULL;
+    diffusion_status status = diffusion_model_load(engine, model_path(), NULL, &model, NULL);
+    if (status == DIFFUSION_OK) {
+        CHECK_STATUS(diffusion_session_new(model, NULL, &session, NULL), DIFFUSION_OK);
+        CHECK_STATUS(diffusion_request_new(model, &request, NULL), DIFFUSION_OK);
+        CHECK_STATUS(diffusion_request_set_int(request, DIFFUSION_OPTION_STEPS, steps), DIFFUSION_OK);
+        status = diffusion_generate(session, request, &image, NULL);
+    }
+    diffusion_image_free(image);
+    diffusion_request_free(request);
+    diffusion_session_free(session);
+    diffusion_model_free(model);
+    return status;
+}
+
+static void a_prediction_comes_true(void) {
+    diffusion_memory_query query = DIFFUSION_MEMORY_QUERY_INIT;
+    diffusion_engine_info info = DIFFUSION_ENGINE_INFO_INIT;
+    diffusion_engine *engine = new_engine(2, 0);
+    query.guided = 1;
+    query.steps = 2;
+    diffusion_memory_prediction prediction = predict(engine, &query);
+    CHECK_STATUS(diffusion_engine_get_info(engine, &info, NULL), DIFFUSION_OK);
+    CHECK(info.memory_peak == 0);
+    CHECK(prediction.limit == 0 && prediction.fits == 1);
+    CHECK_STATUS(run(engine, 2), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_engine_get_info(engine, &info, NULL), DIFFUSION_OK);
+    CHECK(prediction.total >= info.memory_peak);
+    CHECK(prediction.total <= info.memory_peak + info.memory_peak / 10);
+    diffusion_engine_free(engine);
+}
+
+static void what_does_not_fit_fails(void) {
+    diffusion_memory_query query = DIFFUSION_MEMORY_QUERY_INIT;
+    diffusion_engine *engine = new_engine(1, 8 << 20);
+    query.guided = 1;
+    diffusion_memory_prediction prediction = predict(engine, &query);
+    CHECK(prediction.limit == 8 << 20 && prediction.fits == 0);
+    CHECK_STATUS(run(engine, 1), DIFFUSION_ERROR_OUT_OF_MEMORY);
+    diffusion_engine_free(engine);
+}
+
+static void larger_requests_take_more(void) {
+    diffusion_memory_query query = DIFFUSION_MEMORY_QUERY_INIT;
+    diffusion_memory_prediction small = predict(shared_engine(), NULL);
+    query.width = query.height = 256;
+    diffusion_memory_prediction large = predict(shared_engine(), &query);
+    CHECK(large.weights == small.weights && large.activations > small.activations);
+    query.batch_size = 8;
+    query.guided = 1;
+    CHECK(predict(shared_engine(), &query).activations > large.activations);
+}
+
+static void what_cannot_be_predicted(void) {
+    diffusion_memory_query query = DIFFUSION_MEMORY_QUERY_INIT;
+    diffusion_memory_prediction prediction = DIFFUSION_MEMORY_PREDICTION_INIT;
+    diffusion_model_desc desc = DIFFUSION_MODEL_DESC_INIT;
+    diffusion_error *error = NULL;
+    CHECK_ERROR(diffusion_predict_memory(shared_engine(), "no/such/model", NULL, NULL, &prediction, &error), error,
+                DIFFUSION_ERROR_NOT_FOUND, "no/such/model");
+    desc.variant = "fp99";
+    CHECK_ERROR(diffusion_predict_memory(shared_engine(), model_path(), &desc, NULL, &prediction, &error), error,
+                DIFFUSION_ERROR_NOT_FOUND, "fp99");
+    query.width = 65;
+    CHECK_ERROR(diffusion_predict_memory(shared_engine(), model_path(), NULL, &query, &prediction, &error), error,
+                DIFFUSION_ERROR_INVALID_ARGUMENT, "width");
+    query.width = 64;
+    query.batch_size = UINT32_MAX;
+    CHECK_ERROR(diffusion_predict_memory(shared_engine(), model_path(), NULL, &query, &prediction, &error), error,
+                DIFFUSION_ERROR_INVALID_ARGUMENT, "batch_size");
+    query.struct_size = 2;
+    CHECK_ERROR(diffusion_predict_memory(shared_engine(), model_path(), NULL, &query, &prediction, &error), error,
+                DIFFUSION_ERROR_INVALID_ARGUMENT, "query");
+}
+
+TOPIC(memory, TEST(a_prediction_comes_true), TEST(what_does_not_fit_fails), TEST(larger_requests_take_more),
+      TEST(what_cannot_be_predicted));
