@@ -3,6 +3,7 @@
 use super::gemm::{self, Finish, Rows};
 use super::kernel::Kernels;
 use super::pack::Packed;
+use super::transform::Transforms;
 use super::winograd::{self, Patches};
 use super::{Cpu, CpuTensor, finish};
 use crate::backend::{ConvGeometry, Epilogue, Shape};
@@ -64,22 +65,49 @@ fn fastest(height: usize, width: usize, inputs: usize, outputs: usize) -> Method
     costs.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Method::Direct, |(method, _)| method)
 }
 
-impl CpuConv2d {
-    /// The fastest method for an output of `height` × `width`, `strict` or not. It is chosen for one image, whatever the
-    /// batch, so that an image's result does not depend on the others.
-    pub(super) fn method(&self, kernels: &Kernels, height: usize, width: usize, strict: bool) -> Method {
-        let ConvGeometry { stride, padding, upsample } = self.geometry;
-        if self.kernel != [3, 3] || stride != 1 || padding != [1; 4] {
-            return Method::Direct;
+impl Method {
+    /// The fastest for an output of `height` × `width` from `inputs` channels to `outputs` columns of panels, `strict` or
+    /// not. It is chosen for one image, whatever the batch, so that an image's result does not depend on the others.
+    pub(super) fn of(
+        kernel: [usize; 2],
+        geometry: ConvGeometry,
+        (height, width): (usize, usize),
+        inputs: usize,
+        outputs: usize,
+        strict: bool,
+    ) -> Self {
+        let ConvGeometry { stride, padding, upsample } = geometry;
+        if kernel != [3, 3] || stride != 1 || padding != [1; 4] {
+            return Self::Direct;
         }
         // At an odd size the last pixel of the enlarged image is there once, not twice.
         let whole = upsample && height.is_multiple_of(2) && width.is_multiple_of(2);
         match (whole, strict) {
-            (true, true) => Method::Phases,
-            (true, false) => Method::Enlarged,
-            (false, true) => Method::Direct,
-            (false, false) => fastest(height, width, self.packed.k, kernels.padded(self.packed.n)),
+            (true, true) => Self::Phases,
+            (true, false) => Self::Enlarged,
+            (false, true) => Self::Direct,
+            (false, false) => fastest(height, width, inputs, outputs),
         }
+    }
+
+    /// Its transforms, if it has any.
+    pub(super) fn transforms(self, kernels: &Kernels) -> Option<&Transforms> {
+        let all = &kernels.transforms;
+        match self {
+            Self::Direct => None,
+            Self::Winograd4 => Some(&all.four),
+            Self::Winograd2 => Some(&all.two),
+            Self::Enlarged => Some(&all.enlarged),
+            Self::Phases => Some(&all.phases),
+        }
+    }
+}
+
+impl CpuConv2d {
+    /// [`Method::of`] for an output of this size.
+    pub(super) fn method(&self, kernels: &Kernels, height: usize, width: usize, strict: bool) -> Method {
+        let outputs = kernels.padded(self.packed.n);
+        Method::of(self.kernel, self.geometry, (height, width), self.packed.k, outputs, strict)
     }
 }
 
@@ -113,24 +141,18 @@ pub(super) fn run_method(
     out: &mut CpuTensor,
 ) -> Result<()> {
     let packed = &weight.packed;
-    let all = &cpu.device.kernels.transforms;
-    let (transforms, small) = match method {
-        Method::Direct => {
-            let rows = Rows {
-                x: x.values(),
-                zeros: packed.zeros(),
-                input: x.shape,
-                output: out.shape,
-                kernel: weight.kernel,
-                geometry: weight.geometry,
-            };
-            return gemm::run(cpu, &rows, packed, finish, out);
-        }
-        Method::Winograd4 => (&all.four, false),
-        Method::Winograd2 => (&all.two, false),
-        Method::Enlarged => (&all.enlarged, true),
-        Method::Phases => (&all.phases, true),
+    let Some(transforms) = method.transforms(cpu.device.kernels) else {
+        let rows = Rows {
+            x: x.values(),
+            zeros: packed.zeros(),
+            input: x.shape,
+            output: out.shape,
+            kernel: weight.kernel,
+            geometry: weight.geometry,
+        };
+        return gemm::run(cpu, &rows, packed, finish, out);
     };
+    let small = matches!(method, Method::Enlarged | Method::Phases);
     let patches = Patches {
         x: x.values(),
         zeros: packed.zeros(),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::conv::Method;
 use super::kernel::Kernels;
+use super::winograd::Room;
 use super::{Cpu, attention, gemm, norm};
 use crate::backend::shape::{Layer, Model, Product, Shapes, Work};
 use crate::backend::{DType, Shape};
@@ -10,12 +12,13 @@ use crate::backend::{DType, Shape};
 struct Sizes {
     kernels: &'static Kernels,
     threads: usize,
+    strict: bool,
 }
 
 impl Cpu {
     /// A backend that allocates as this one does, on paper; at most `limit` bytes.
     pub(crate) fn shapes(&self, limit: Option<u64>) -> Shapes {
-        let sizes = Sizes { kernels: self.device.kernels, threads: self.threads() };
+        let sizes = Sizes { kernels: self.device.kernels, threads: self.threads(), strict: self.strict };
         Shapes::new(Arc::new(sizes), limit)
     }
 }
@@ -48,9 +51,18 @@ impl Model for Sizes {
 
     fn product(&self, product: &Product<'_>) -> Work {
         let (layer, out) = (product.layer, product.out);
-        let taps = layer.kernel[0] * layer.kernel[1];
-        let cut = gemm::Cut::new(self.kernels, self.threads, out, layer.inputs, taps, product.gated);
-        Work { scratch: self.scratch(cut.floats()), workspace: 0 }
+        let outputs = self.kernels.padded(layer.outputs);
+        let method = layer.geometry.map_or(Method::Direct, |geometry| {
+            Method::of(layer.kernel, geometry, (out.h, out.w), layer.inputs, outputs, self.strict)
+        });
+        let floats = match method.transforms(self.kernels) {
+            Some(transforms) => Room::new(self.kernels, transforms, out, layer.inputs, self.threads).floats(),
+            None => {
+                let taps = layer.kernel[0] * layer.kernel[1];
+                gemm::Cut::new(self.kernels, self.threads, out, layer.inputs, taps, product.gated).floats()
+            }
+        };
+        Work { scratch: self.scratch(floats), workspace: 0 }
     }
 
     fn gates_apart(&self, _: &Layer) -> bool {

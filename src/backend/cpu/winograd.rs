@@ -92,6 +92,57 @@ impl Cut {
     }
 }
 
+/// Each thread's memory, in floats: pointers to the patches' pixels and to their rows of points, then the transformed
+/// patches, filters and sums, and the pixels of a tile or the converted taps.
+pub(super) struct Room {
+    cut: Cut,
+    points: usize,
+    /// Input channels at a time.
+    depth: usize,
+    pointer_count: usize,
+    pointer_len: usize,
+    data_stride: usize,
+    filter_stride: usize,
+    sums_stride: usize,
+    last_len: usize,
+}
+
+impl Room {
+    /// For an output of `shape` from `inputs` channels.
+    pub(super) fn new(
+        kernels: &Kernels,
+        transforms: &Transforms,
+        shape: Shape,
+        inputs: usize,
+        threads: usize,
+    ) -> Self {
+        let Transforms { patch, points: side, tile: tile_side, .. } = *transforms;
+        let (points, pixels, nr) = (side * side, patch * patch, kernels.nr);
+        let tiles = shape.n * shape.h.div_ceil(tile_side) * shape.w.div_ceil(tile_side);
+        let cut = Cut::new(kernels, points, tiles, shape.c.div_ceil(nr), threads);
+        let depth = (FILTERS / nr).min(inputs.next_multiple_of(APART));
+        let columns = cut.panels * nr;
+        let pointer_count = cut.tiles * (pixels + 1);
+        let pointer_len = pointer_count * size_of::<*const f32>() / size_of::<f32>();
+        Self {
+            points,
+            depth,
+            pointer_count,
+            pointer_len: pointer_len.next_multiple_of(APART),
+            data_stride: cut.tiles * depth + APART,
+            filter_stride: depth * nr + APART,
+            sums_stride: cut.tiles * columns + APART,
+            last_len: (tile_side * tile_side * columns).max(9 * FILTER_ROWS * nr).max(pixels * APART),
+            cut,
+        }
+    }
+
+    pub(super) fn floats(&self) -> usize {
+        let strides = self.data_stride + self.filter_stride + self.sums_stride;
+        self.pointer_len + self.points * strides + self.last_len
+    }
+}
+
 /// The blocks of at most `most` channels, whole vectors but for the last: they depend on the weight and the instruction
 /// set alone, and so does the order of every sum.
 fn k_blocks(k: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -116,21 +167,14 @@ pub(super) fn run(
     let (down, across) = (shape.h.div_ceil(tile_side), shape.w.div_ceil(tile_side));
     let tiles = shape.n * down * across;
     let panels = shape.c.div_ceil(nr);
-    let cut = Cut::new(kernels, points, tiles, panels, cpu.threads());
+    let room = Room::new(kernels, transforms, shape, weight.k, cpu.threads());
+    let cut = &room.cut;
     let column_tasks = panels.div_ceil(cut.panels);
 
-    // Each thread's memory: pointers to the patches' pixels and to their rows of points, then the transformed patches,
-    // filters and sums, and the pixels of a tile or the converted taps.
-    let depth = (FILTERS / nr).min(weight.k.next_multiple_of(APART));
+    let Room { depth, pointer_count, pointer_len, data_stride, filter_stride, sums_stride, last_len, .. } =
+        room;
     let columns = cut.panels * nr;
-    let pointer_count = cut.tiles * (pixels + 1);
-    let pointer_len = (pointer_count * size_of::<*const f32>() / size_of::<f32>()).next_multiple_of(APART);
-    let data_stride = cut.tiles * depth + APART;
-    let filter_stride = depth * nr + APART;
-    let sums_stride = cut.tiles * columns + APART;
-    let last_len = (tile_side * tile_side * columns).max(9 * FILTER_ROWS * nr).max(pixels * APART);
-    let scratch =
-        cpu.scratch(pointer_len + points * (data_stride + filter_stride + sums_stride) + last_len)?;
+    let scratch = cpu.scratch(room.floats())?;
 
     let target = Target(out.values_mut().as_mut_ptr());
     cpu.parallel(tiles.div_ceil(cut.tiles) * column_tasks, |task, slot| {

@@ -133,7 +133,7 @@ fn an_old_gpu_is_not_supported() {
     assert_eq!(error.message(), "Stand-in GPU 0 (GPU 0) has compute capability 7.5, at least 8.0 is needed");
 }
 
-/// An image for other GPUs, and a GPU that is another all of a sudden.
+/// A GPU that is another all of a sudden, when its first kernels are loaded.
 #[test]
 fn kernels_that_do_not_fit_the_gpu_are_not_supported() {
     let Some(stand_in) = StandIn::take() else { return };
@@ -141,7 +141,7 @@ fn kernels_that_do_not_fit_the_gpu_are_not_supported() {
     stand_in.set("architecture", 75);
     let error = work(&cuda).err().unwrap();
     assert_eq!(error.status(), Status::Unsupported, "{error}");
-    assert!(error.message().starts_with("the kernels elementwise are not for Stand-in GPU 0"), "{error}");
+    assert!(error.message().starts_with("the kernels attention are not for Stand-in GPU 0"), "{error}");
     stand_in.set("architecture", 80);
     work(&cuda).unwrap();
 }
