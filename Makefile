@@ -17,7 +17,7 @@ STAND_IN := $(subst $(eval) ,:,$(addprefix $(CURDIR)/build/tests/driver/,cuda cu
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lib examples test check header docs bench kernels kernels-check install uninstall clean \
+.PHONY: help demo lib examples test check header docs bench kernels kernels-check gpu install uninstall clean \
         setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents test-training test-kernels test-driver
 
 ## help: this list
@@ -135,6 +135,8 @@ test-rust:
 	@echo "== Rust tests: units, operations, blocks, pipeline, layering"
 	@rm -rf build/tests/cache
 	@LD_LIBRARY_PATH=$(STAND_IN) LIBDIFFUSION_STAND_IN=1 LIBDIFFUSION_CACHE_DIR=$(CURDIR)/build/tests/cache $(CARGO) test
+	@echo "== the bench of CUDA, with small shapes"
+	@LD_LIBRARY_PATH=$(STAND_IN) LIBDIFFUSION_CACHE_DIR=$(CURDIR)/build/tests/cache $(CARGO) test --quiet --bench cuda -- --smoke | grep '| VAE | group norm' >/dev/null
 
 ## header: write include/diffusion.h anew from src/capi
 header:
@@ -155,6 +157,10 @@ kernels:
 kernels-check:
 	@echo "== checking kernels on every architecture"
 	@tools/kernels.py check
+
+## gpu: build into build/gpu what tools/gpu_check.sh runs on a machine with an NVIDIA GPU (needs the package index)
+gpu:
+	@tools/gpu_build.sh
 
 ## bench: measure operations, a U-Net step, the VAE and the samplers, and print the table
 bench:

@@ -6,9 +6,15 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};
 
+/// The repository: where it was when this was compiled, or what CARGO_MANIFEST_DIR says now, as tools/gpu_check.sh does on
+/// another machine.
+pub(crate) fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// A file of `tests/golden`.
 pub(crate) fn golden_path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    root().join("tests/golden").join(name)
 }
 
 /// One `tests/golden/<name>.safetensors`, made by `tools/golden.py`.

@@ -15,12 +15,17 @@ import statistics
 import time
 
 
+CPU = 1
+
+
 class EngineDesc(ctypes.Structure):
     """diffusion_engine_desc of include/diffusion.h."""
 
     _fields_ = [("struct_size", ctypes.c_uint32), ("device", ctypes.c_int32), ("threads", ctypes.c_uint32),
                 ("log_level", ctypes.c_int32), ("memory_limit_host", ctypes.c_uint64),
-                ("log", ctypes.c_void_p), ("log_user_data", ctypes.c_void_p)]
+                ("log", ctypes.c_void_p), ("log_user_data", ctypes.c_void_p), ("device_index", ctypes.c_uint32),
+                ("precision", ctypes.c_int32), ("memory_limit_device", ctypes.c_uint64),
+                ("cuda_library_directory", ctypes.c_char_p)]
 
 
 class Result(ctypes.Structure):
@@ -40,7 +45,7 @@ class Libdiffusion:
         self.lib = lib = ctypes.CDLL(library)
         lib.diffusion_error_message.restype = ctypes.c_char_p
         engine, loaded, self.session, self.request = (ctypes.c_void_p() for _ in range(4))
-        desc = EngineDesc(ctypes.sizeof(EngineDesc), 0, threads, 0, 0, None, None)
+        desc = EngineDesc(struct_size=ctypes.sizeof(EngineDesc), device=CPU, threads=threads)
         self.call(lib.diffusion_engine_new, ctypes.byref(desc), ctypes.byref(engine))
         start = time.perf_counter()
         self.call(lib.diffusion_model_load, engine, model.encode(), None, ctypes.byref(loaded))

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds into build/gpu all that tools/gpu_check.sh runs on a machine with an NVIDIA GPU, which needs no Rust, no
-# compiler and no network then: binaries for glibc 2.28 and newer, kernels for every architecture, a wheel of diffusers.
+# compiler and no network then: binaries for glibc 2.28 and newer, machine code of the kernels, a wheel of diffusers.
 # Needs the package index; no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out=build/gpu target=x86_64-unknown-linux-gnu venv=build/gpu-venv
-mkdir -p $out
+out=build/gpu target=x86_64-unknown-linux-gnu glibc=2.28 venv=build/gpu-venv
+rm -rf $out
+mkdir -p $out/kernels
 if [ ! -x $venv/bin/cargo-zigbuild ]; then
     echo "== installing zig, as a linker for old glibc, into $venv"
     python3 -m venv $venv
@@ -14,36 +15,46 @@ if [ ! -x $venv/bin/cargo-zigbuild ]; then
 fi
 export PATH=$PWD/$venv/bin:$PATH
 
-echo "== kernels for every architecture"
-tools/kernels.py build
-rm -rf $out/kernels
-cp -r build/kernels $out/kernels
+pack=build/kernels/kernels.pack
+if [ ! -e $pack ] || [ -n "$(find kernels tests/kernels/wrappers.cu tools/kernels.py -newer $pack)" ]; then
+    echo "== kernels for every architecture"
+    tools/kernels.py build
+fi
+# What the tests of kernels load.
+cp build/kernels/*.sm_*[0-9].cubin $out/kernels/
 
 echo "== tests of kernels"
-make --no-print-directory -C tests/kernels -j "$(nproc)" BUILD=card OUT=../../$out/tests ARCH=x86_64_v3 WARNINGS=-w \
-    CXX="python-zig c++ -target x86_64-linux-gnu.2.28"
-cp $out/tests/tests $out/kernel-tests
+make --no-print-directory -C tests/kernels -j "$(nproc)" BUILD=card OUT=../../build/tests/kernels/gpu \
+    ARCH=x86_64_v3 WARNINGS=-w CXX="python-zig c++ -target x86_64-linux-gnu.$glibc"
+cp build/tests/kernels/gpu/tests $out/kernel-tests
 
 echo "== the library"
-cargo zigbuild --quiet --release --target $target.2.28 --lib
+cargo-zigbuild rustc --quiet --release --target $target.$glibc --lib --crate-type cdylib
 cp target/$target/release/libdiffusion.so $out/
 
-# built KIND ARGUMENTS...: the path of the binary that cargo makes.
-built() {
-    local kind=$1
-    shift
-    cargo zigbuild --quiet --target $target.2.28 --message-format json "$@" | python3 -c '
+# executable KIND: the one that cargo's messages on standard input name, of that kind of target.
+executable() {
+    python3 -c '
 import json, sys
 for line in sys.stdin:
     message = json.loads(line)
     if message.get("executable") and sys.argv[1] in message["target"]["kind"]:
-        print(message["executable"])' "$kind" | tail -n 1
+        print(message["executable"])' "$1" | tail -n 1
 }
 echo "== unit tests and the bench"
-cp "$(built lib --profile test --lib --tests)" $out/unit-tests
-cp "$(built bench --release --bench cuda)" $out/bench
-strip $out/unit-tests $out/bench $out/kernel-tests
+test=(--quiet --profile test --target $target.$glibc --message-format json)
+cp "$(cargo-zigbuild test --no-run --lib "${test[@]}" | executable lib)" $out/unit-tests
+cp "$(cargo-zigbuild build --bench cuda "${test[@]}" | executable bench)" $out/bench
 
 echo "== a wheel of diffusers"
-pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -d $out/wheels diffusers==0.42.1
+python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -d $out/wheels diffusers==0.42.1
+
+for file in $out/{libdiffusion.so,unit-tests,bench,kernel-tests}; do
+    strip "$file"
+    newest=$(objdump -T "$file" | grep -o 'GLIBC_2\.[0-9]*' | sort -uV | tail -n 1)
+    if [ "$(printf '%s\n' "$newest" GLIBC_$glibc | sort -V | tail -n 1)" != GLIBC_$glibc ]; then
+        echo "tools/gpu_build.sh: $file needs $newest" >&2
+        exit 1
+    fi
+done
 du -sh $out

@@ -7,7 +7,7 @@ MODEL is a Stable Diffusion or SDXL folder in the diffusers layout (tools/make_m
 weights). Both start from the same latents with the same prompt, DDIM and guidance 7.5. The numbers are against diffusers
 in f32: latents after one step and after all of them (relative L2), and the picture (PSNR). The times are of diffusers in
 the same precision, eager, the two libraries in turn; medians of the rounds. Needs torch and diffusers.
-`--device cpu` compares on the CPU, to try this script without a GPU.
+`--torch-device cpu` runs diffusers on the CPU, to try this script without a GPU; `--device cpu` libdiffusion too.
 """
 import argparse
 import ctypes
@@ -87,11 +87,11 @@ class Diffusers:
         import torch
         from diffusers import DDIMScheduler, DiffusionPipeline
 
-        self.torch, self.device = torch, args.device
+        self.torch, self.device = torch, args.torch_device
         self.pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, local_files_only=True)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
         self.pipe.set_progress_bar_config(disable=True)
-        self.pipe.to(args.device)
+        self.pipe.to(args.torch_device)
         self.dtype = dtype
 
     def latents(self, latents, steps, size):
@@ -129,11 +129,13 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--library", default="build/lib/libdiffusion.so")
     parser.add_argument("--device", choices=DEVICES, default="cuda")
+    parser.add_argument("--torch-device", choices=DEVICES, help="default: as --device")
     parser.add_argument("--precision", choices=PRECISIONS, default="f16")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--size", type=int, default=512, help="image side in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    args.torch_device = args.torch_device or args.device
     import torch
 
     config = json.loads(Path(args.model, "vae", "config.json").read_text())
@@ -143,6 +145,8 @@ def main():
     ours = Libdiffusion(args.library, args.model, args)
     one, _, _ = ours.run(latents, 1, args.size)
     many, picture, _ = ours.run(latents, args.steps, args.size)
+    # f32 is to mean f32 here, not TF32.
+    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     exact = Diffusers(args.model, args, torch.float32)
     one_exact = exact.latents(latents, 1, args.size).float().cpu().numpy()
     device_latents = exact.latents(latents, args.steps, args.size)
@@ -152,8 +156,9 @@ def main():
         exact_picture = exact.decode(latents).float().cpu().numpy()[0].transpose(1, 2, 0) / 2 + 0.5
         return -10 * np.log10(np.mean((picture - exact_picture.clip(0, 1)) ** 2))
 
-    whole, decoder = psnr(device_latents), psnr(torch.from_numpy(many).to(args.device))
+    whole, decoder = psnr(device_latents), psnr(torch.from_numpy(many).to(args.torch_device))
     del exact, psnr
+    torch.backends.cudnn.allow_tf32 = tf32
     print(f"{Path(args.model).name}, {args.size}x{args.size}, {args.precision} on {args.device}, against diffusers in f32:")
     print(f"  latents after 1 step: relative L2 {relative_l2(one, one_exact):.2e}")
     print(f"  latents after {args.steps} steps: relative L2 {relative_l2(many, many_exact):.2e}")
@@ -167,8 +172,8 @@ def main():
         _, _, result = ours.run(latents, args.steps, args.size)
         rounds.append((((result.text_ns + result.denoise_ns) / 1e9, result.decode_ns / 1e9),
                        theirs.seconds(latents, args.steps, args.size)))
-    print(f"times, {args.rounds} rounds in turn, PyTorch {torch.__version__} eager; libdiffusion loads in "
-          f"{ours.load_seconds:.1f} s")
+    print(f"times, {args.rounds} rounds in turn, PyTorch {torch.__version__} eager on {args.torch_device}; "
+          f"libdiffusion loads in {ours.load_seconds:.1f} s")
     print("| stage | libdiffusion ms | diffusers ms | ratio (min-max) |\n|---|---|---|---|")
     for index, stage in enumerate((f"text and {args.steps} steps", "VAE decode")):
         a, b = ([r[who][index] * 1e3 for r in rounds] for who in (0, 1))

@@ -3,7 +3,6 @@
 //! What the objects promise, on the default model.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier, Mutex};
@@ -19,7 +18,7 @@ fn engine() -> Engine {
 }
 
 fn model() -> Model {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji-64");
+    let path = crate::testing::root().join("models/emoji-64");
     Model::load(&engine(), &path, None).unwrap()
 }
 
@@ -551,7 +550,7 @@ fn the_log_has_prompts_only_at_debug() {
         let log = Log::new(level, Arc::new(move |_, line: &str| sink.lock().unwrap().push(line.to_owned())));
         let options = EngineOptions { device: Device::Cpu, threads: 1, log, ..EngineOptions::default() };
         let engine = Engine::new(options).unwrap();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji-64");
+        let path = crate::testing::root().join("models/emoji-64");
         let model = Model::load(&engine, &path, None).unwrap();
         session(&model, 0).generate(&request(&model, 1)).unwrap();
         lines.lock().unwrap().join("\n")

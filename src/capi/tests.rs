@@ -3,7 +3,7 @@
 //! The rules of the boundary. What lies behind it is tested in `api`; whole C programs run in `tests/capi`.
 
 use std::collections::HashSet;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::mem::{offset_of, size_of, zeroed};
 use std::ptr::{null, null_mut};
 use std::sync::Mutex;
@@ -29,12 +29,6 @@ use crate::util::error::{Result, Status};
 const OK: diffusion_status = 0;
 const INVALID_ARGUMENT: diffusion_status = Status::InvalidArgument as diffusion_status;
 const VERSION_MISMATCH: diffusion_status = Status::VersionMismatch as diffusion_status;
-
-const MODEL: &CStr =
-    match CStr::from_bytes_with_nul(concat!(env!("CARGO_MANIFEST_DIR"), "/models/emoji-64\0").as_bytes()) {
-        Ok(path) => path,
-        Err(_) => panic!("a path with a NUL"),
-    };
 
 fn text<'a>(text: *const c_char) -> &'a str {
     assert!(!text.is_null());
@@ -66,8 +60,10 @@ impl Objects {
             desc.device = 1;
             desc.threads = 1;
             assert_eq!(diffusion_engine_new(&raw const desc, &raw mut engine, &raw mut error), OK);
+            let path = crate::testing::root().join("models/emoji-64");
+            let path = CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
             assert_eq!(
-                diffusion_model_load(engine, MODEL.as_ptr(), null(), &raw mut model, &raw mut error),
+                diffusion_model_load(engine, path.as_ptr(), null(), &raw mut model, &raw mut error),
                 OK
             );
             assert_eq!(diffusion_session_new(model, null(), &raw mut session, &raw mut error), OK);

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::autoencoder_kl::AutoencoderKL;
 use super::clip::ClipTextModel;
 use super::unet_2d_condition::UNet2DConditionModel;
-use crate::backend::cuda::stand_in::StandIn;
+use crate::backend::cuda::stand_in::Gpu;
 use crate::backend::cuda::{Cuda, Options, Precision};
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, Shape, Tensor};
@@ -36,9 +36,9 @@ fn tolerance<B: Backend>(b: &B, fixture: &str) -> f64 {
     }
 }
 
-/// Runs `check` on the stand-in driver, in every precision, if the stand-in is there.
+/// Runs `check` on the stand-in driver or a real GPU, in every precision, if there is one.
 pub(crate) fn on_cuda(check: impl Fn(&Cuda)) {
-    let Some(_stand_in) = StandIn::take() else { return };
+    let Some(_turn) = Gpu::take() else { return };
     for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
         check(&Cuda::new(&Options { precision, ..Options::default() }).unwrap());
     }
@@ -168,7 +168,7 @@ pub(crate) fn token_ids(name: &str, key: &str) -> (usize, Vec<u32>) {
 /// Every tensor of the model that ships with the library has its place.
 #[test]
 fn the_default_model_loads() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji-64");
+    let folder = testing::root().join("models/emoji-64");
     let b = Reference::default();
     let stem = "diffusion_pytorch_model";
     load(&folder.join("text_encoder"), "model", |scope, config| ClipTextModel::load(scope, config, &b));

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -10,6 +10,7 @@ use super::Pipeline;
 use super::request::{GuidanceOptions, Noise, Observer, Output, Request, Sampler, Stage, TimestepSpacing};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+pub(super) use crate::testing::root;
 use crate::testing::{Golden, golden_json, relative_l2};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, Status};
@@ -21,10 +22,6 @@ impl Observer for Silent {
     fn progress(&mut self, _: Stage, _: u32, _: u32) -> Result<()> {
         Ok(())
     }
-}
-
-pub(super) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 pub(super) fn cpu(threads: usize) -> Cpu {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use crate::backend::cpu::Cpu;
 use crate::sampling::Evaluation;
 use crate::sampling::guidance::Guidance;
 use crate::sampling::guidance::tests::options;
-use crate::testing::{Golden, golden_json, golden_path, relative_l2};
+use crate::testing::{Golden, golden_json, golden_path, relative_l2, root};
 use crate::util::error::{Result, Status, bail};
 use crate::util::log::Log;
 
@@ -61,7 +61,7 @@ fn load(folder: &Path, backend: &Cpu) -> Pipeline<Cpu> {
 }
 
 fn default_model(backend: &Cpu) -> Pipeline<Cpu> {
-    load(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji-64"), backend)
+    load(&root().join("models/emoji-64"), backend)
 }
 
 fn small() -> Request {

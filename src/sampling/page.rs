@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-
 use super::{SAMPLERS, SIGMA_SCHEDULES};
 
 fn samplers() -> String {
@@ -38,7 +36,7 @@ fn filled(page: &str, mark: &str, table: &str) -> String {
 
 #[test]
 fn the_page_equals_the_tables() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/sampling.md");
+    let path = crate::testing::root().join("docs/sampling.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let expected = filled(&page, "samplers", &samplers());
     let expected = filled(&expected, "sigma schedules", &sigma_schedules());

@@ -122,8 +122,7 @@ mod tests {
 
     #[test]
     fn bytes_are_the_same_after_a_release() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("models/emoji-64/vae/diffusion_pytorch_model.safetensors");
+        let path = crate::testing::root().join("models/emoji-64/vae/diffusion_pytorch_model.safetensors");
         let (file, tensors) = MappedFile::open(&path).unwrap();
         let largest = tensors.tensors().into_values().max_by_key(|t| t.data_offsets.1 - t.data_offsets.0);
         let offsets = largest.unwrap().data_offsets;

@@ -1,4 +1,4 @@
-//! The stand-in driver of `tests/driver`, for tests.
+//! What tests of this backend run on: the stand-in driver of `tests/driver`, or a real GPU.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::ffi::{CString, c_char, c_int};
@@ -14,10 +14,54 @@ pub(crate) struct StandIn {
 
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Whether tests are to use the machine's own GPU, as tools/gpu_check.sh has it.
+fn on_card() -> bool {
+    std::env::var_os("LIBDIFFUSION_GPU").is_some()
+}
+
+/// What a test runs on that needs nothing of the stand-in, and nobody else's until it is dropped.
+pub(crate) enum Gpu {
+    StandIn(StandIn),
+    Card { _turn: MutexGuard<'static, ()> },
+}
+
+impl Gpu {
+    /// The machine's own GPU with LIBDIFFUSION_GPU in the environment, where a missing driver is the test's to find; else
+    /// what [`StandIn::take`] gives.
+    pub(crate) fn take() -> Option<Self> {
+        if on_card() {
+            return Some(Self::Card { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) });
+        }
+        StandIn::take().map(Self::StandIn)
+    }
+
+    pub(crate) fn is_card(&self) -> bool {
+        matches!(self, Self::Card { .. })
+    }
+
+    /// [`StandIn::set`], and nothing on a real GPU.
+    pub(crate) fn set(&self, name: &str, value: u64) {
+        if let Self::StandIn(stand_in) = self {
+            stand_in.set(name, value);
+        }
+    }
+
+    /// [`StandIn::get`], and `None` on a real GPU, which counts nothing.
+    pub(crate) fn get(&self, name: &str) -> Option<u64> {
+        match self {
+            Self::StandIn(stand_in) => Some(stand_in.get(name)),
+            Self::Card { .. } => None,
+        }
+    }
+}
+
 impl StandIn {
     /// `None` on a machine whose libcuda is a real driver, or which has none: there the test has nothing to do. With
     /// LIBDIFFUSION_STAND_IN in the environment, as `make test` sets it, that is a failure.
     pub(crate) fn take() -> Option<Self> {
+        if on_card() {
+            return None;
+        }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let stand_in = Self::load(turn);
         if stand_in.is_none() && std::env::var_os("LIBDIFFUSION_STAND_IN").is_some() {

@@ -1,4 +1,4 @@
-//! Every operation on the stand-in driver against the naive `f64` backend; what fails, and what goes on after.
+//! Every operation on the stand-in driver, or a real GPU, against the naive `f64` backend; what fails, and what goes on after.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cases;
@@ -6,11 +6,11 @@ mod faults;
 mod memory;
 mod repeat;
 
-use super::stand_in::StandIn;
+use super::stand_in::{Gpu, StandIn};
 use super::*;
 use crate::util::error::Status;
 
-/// A GPU of the stand-in's, with its context bound, as operations do it first.
+/// The GPU, with its context bound, as operations do it first.
 fn gpu(precision: Precision) -> Cuda {
     let cuda = Cuda::new(&Options { precision, ..Options::default() }).unwrap();
     cuda.device.bind().unwrap();

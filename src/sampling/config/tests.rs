@@ -1,7 +1,6 @@
 use super::*;
 use crate::sampling::SigmaSchedule;
 use crate::util::error::Status;
-use std::path::PathBuf;
 
 fn parse(class: &str, keys: &str) -> Result<SchedulerConfig> {
     SchedulerConfig::parse(&format!("{{\"_class_name\": \"{class}\"{keys}}}"))
@@ -9,8 +8,7 @@ fn parse(class: &str, keys: &str) -> Result<SchedulerConfig> {
 
 #[test]
 fn reads_the_default_models_config() {
-    let path =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji-64/scheduler/scheduler_config.json");
+    let path = crate::testing::root().join("models/emoji-64/scheduler/scheduler_config.json");
     let expected = SchedulerConfig {
         class_name: "DDIMScheduler".into(),
         sampler: Sampler::Ddim,

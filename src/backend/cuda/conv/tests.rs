@@ -3,7 +3,7 @@
 use super::*;
 use crate::backend::cases::{random, weight_bytes};
 use crate::backend::cuda::Options;
-use crate::backend::cuda::stand_in::StandIn;
+use crate::backend::cuda::stand_in::Gpu;
 use crate::backend::reference::Reference;
 use crate::backend::{Activation, Backend, DType, Tensor, Weight};
 use crate::testing::relative_l2;
@@ -34,7 +34,7 @@ fn prepare<B: Backend>(b: &B, shape: [usize; 4], geometry: ConvGeometry) -> B::C
 /// With strides, odd sides, a whole epilogue, and splits whose borders lie between taps and within one.
 #[test]
 fn every_tile_and_split_convolves() {
-    let Some(_stand_in) = StandIn::take() else { return };
+    let Some(_turn) = Gpu::take() else { return };
     let down = ConvGeometry { stride: 2, padding: [0, 1, 1, 0], upsample: false };
     let precisions =
         [(Precision::F16, DType::F16, 2.0 / 2048.0), (Precision::Bf16, DType::Bf16, 2.0 / 256.0)];
@@ -90,7 +90,7 @@ fn every_tile_and_split_convolves() {
 /// A 1×1 convolution is a linear layer, but not with a stride or a border.
 #[test]
 fn a_1x1_convolution_is_a_product() {
-    let Some(stand_in) = StandIn::take() else { return };
+    let Some(device) = Gpu::take() else { return };
     let (cuda, reference) = (gpu(Precision::F16), Reference::with_inputs(DType::F16));
     let same = ConvGeometry::same(1);
     let geometries = [
@@ -102,19 +102,19 @@ fn a_1x1_convolution_is_a_product() {
         let (x, weight) = (Shape::image(2, 5, 4, 16), [24, 16, 1, 1]);
         let plain = prepare(&reference, weight, geometry);
         let expected = reference.conv2d(&upload(&reference, x, 3), &plain, Epilogue::default()).unwrap();
-        let before = stand_in.get("matmuls");
+        let before = device.get("matmuls");
         let weight = prepare(&cuda, weight, geometry);
         let y = cuda.conv2d(&upload(&cuda, x, 3), &weight, Epilogue::default()).unwrap();
         assert_eq!(y.shape(), expected.shape());
         let error = relative_l2(&values(&cuda, &y), &expected.values);
         assert!(error < 2.0 / 2048.0, "{error:e}");
-        assert_eq!(stand_in.get("matmuls") - before, products);
+        assert_eq!(device.get("matmuls"), before.map(|n| n + products));
     }
 }
 
 #[test]
 fn what_does_not_fit_is_an_error() {
-    let Some(stand_in) = StandIn::take() else { return };
+    let Some(device) = Gpu::take() else { return };
     for precision in [Precision::F16, Precision::F32] {
         let cuda = gpu(precision);
         let weight = prepare(&cuda, [8, 16, 3, 3], SAME);
@@ -128,10 +128,10 @@ fn what_does_not_fit_is_an_error() {
         assert_eq!(status(cuda.conv2d(&x, &weight, Epilogue::residual(&x))), Status::Internal);
         assert_eq!(status(cuda.upsample_conv2d(&x, &weight, 8, 8)), Status::Internal);
         assert_eq!(status(cuda.upsample_conv2d(&x, &enlarging, 9, 8)), Status::Internal);
-        let launches = stand_in.get("launches");
+        let launches = device.get("launches");
         assert!(cuda.conv2d(&empty, &weight, Epilogue::default()).unwrap().shape().is_empty());
         assert!(cuda.upsample_conv2d(&empty, &enlarging, 7, 8).unwrap().shape().is_empty());
-        assert_eq!(stand_in.get("launches"), launches);
+        assert_eq!(device.get("launches"), launches);
     }
 }
 

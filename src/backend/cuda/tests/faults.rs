@@ -168,7 +168,7 @@ fn too_little_shared_memory_is_not_supported() {
 
 #[test]
 fn a_cancelled_job_stops_between_operations() {
-    let Some(_stand_in) = StandIn::take() else { return };
+    let Some(_turn) = Gpu::take() else { return };
     let cuda = gpu(Precision::F16);
     let cancel = Cancel::default();
     let job = cuda.with_cancel(&cancel);

@@ -94,7 +94,7 @@ fn everything_may_be_dropped_anywhere() {
 /// Two sessions at a time, each on its own thread, and both against the limit.
 #[test]
 fn sessions_run_side_by_side() {
-    let Some(_stand_in) = StandIn::take() else { return };
+    let Some(_turn) = Gpu::take() else { return };
     let limit = Some(4 * MIB as u64);
     let cuda = Cuda::new(&Options { memory_limit: limit, ..Options::default() }).unwrap();
     std::thread::scope(|scope| {
@@ -117,7 +117,7 @@ fn sessions_run_side_by_side() {
 /// A session moves from thread to thread.
 #[test]
 fn a_session_moves_between_threads() {
-    let Some(_stand_in) = StandIn::take() else { return };
+    let Some(_turn) = Gpu::take() else { return };
     let cuda = gpu(Precision::F32);
     let shape = Shape::vector(1, 10);
     let x = cuda.upload(shape, &values(shape)).unwrap();
