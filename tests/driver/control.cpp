@@ -41,10 +41,11 @@ static void read_environment() {
 }
 
 static void reset(Values& v) {
-    const uint64_t memory_in_use = v.memory_in_use;
+    const uint64_t memory_in_use = v.memory_in_use, blas_handles = v.blas_handles;
     for (const Name& counter : counter_names) v.*counter.field = 0;
     for (const Name& setting : setting_names) v.*setting.field = setting.initial;
     v.memory_in_use = v.peak_memory = memory_in_use;
+    v.blas_handles = blas_handles;
 }
 
 static Values initial_values() {

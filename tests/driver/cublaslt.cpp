@@ -202,11 +202,15 @@ API Status cublasLtCreate(void** handle) {
     ENTER;
     if (!current || !current->retained) return BLAS_NOT_INITIALIZED;
     *handle = handles.add({});
+    values.blas_handles++;
     return BLAS_SUCCESS;
 }
 API Status cublasLtDestroy(void* handle) {
     ENTER;
-    return handles.remove(handle) ? BLAS_SUCCESS : BLAS_NOT_INITIALIZED;
+    // Without a context the real one may make that of the first GPU.
+    if (!current || !handles.remove(handle)) return BLAS_NOT_INITIALIZED;
+    values.blas_handles--;
+    return BLAS_SUCCESS;
 }
 
 API Status cublasLtMatrixLayoutCreate(void** handle, int type, uint64_t rows, uint64_t columns, int64_t stride) {

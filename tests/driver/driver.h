@@ -73,6 +73,7 @@ enum Result : int { RESULTS(RESULT) };
     X(graph_launches)                                                       \
     X(copies) /* host to device, device to host, device to device */        \
     X(synchronizations)                                                     \
+    X(blas_handles)  /* of cuBLASLt, that exist; standin_reset leaves it */ \
     X(memory_in_use) /* bytes, of all devices; standin_reset leaves it */   \
     X(peak_memory)   /* the most there ever was in use */
 

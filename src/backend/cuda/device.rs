@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,8 +41,8 @@ pub(super) struct Device {
     modules: Mutex<HashMap<&'static str, Module>>,
     pub(super) memory: Memory,
     health: Health,
-    /// cuBLASLt.
-    pub(super) library: Library,
+    /// cuBLASLt. It ends while the context is bound: of a thread without one it would make the first GPU's.
+    pub(super) library: ManuallyDrop<Library>,
     /// The last field: everything else is gone when it ends.
     context: Context,
 }
@@ -144,7 +145,7 @@ impl Device {
             modules: Mutex::new(HashMap::new()),
             memory: Memory::new(options.memory_limit),
             health,
-            library,
+            library: ManuallyDrop::new(library),
             context,
         };
         // Every model needs these. Who has no images for this GPU hears of it now, when the CPU can still take over.
@@ -262,5 +263,7 @@ impl Drop for Device {
             // SAFETY: loaded in `load`; sessions, and with them all launches, are gone.
             let _ = unsafe { result::module::unload(module.module) };
         }
+        // SAFETY: dropped here and nowhere else, and not used after.
+        unsafe { ManuallyDrop::drop(&mut self.library) };
     }
 }

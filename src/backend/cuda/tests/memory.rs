@@ -72,6 +72,7 @@ fn the_memory_of_the_gpu_is_a_limit_too() {
 #[test]
 fn everything_may_be_dropped_anywhere() {
     let Some(stand_in) = StandIn::take() else { return };
+    let handles = stand_in.get("blas_handles");
     let cuda = gpu(Precision::F16);
     let session = cuda.session().unwrap();
     let shape = Shape::vector(1, 1000);
@@ -84,11 +85,12 @@ fn everything_may_be_dropped_anywhere() {
     assert_ne!(stand_in.get("memory_in_use"), 0);
     std::thread::spawn(move || drop(x)).join().unwrap();
     assert_eq!(stand_in.get("memory_in_use"), 0);
-    // The engine itself, before what it made.
+    // The engine itself, before what it made, and at last on a thread that has no context.
     let x = cuda.upload(shape, &values(shape)).unwrap();
     drop(cuda);
+    assert_eq!(stand_in.get("blas_handles"), handles + 1);
     std::thread::spawn(move || drop(x)).join().unwrap();
-    assert_eq!(stand_in.get("memory_in_use"), 0);
+    assert_eq!((stand_in.get("memory_in_use"), stand_in.get("blas_handles")), (0, handles));
 }
 
 /// Two sessions at a time, each on its own thread, and both against the limit.
