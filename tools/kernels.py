@@ -171,7 +171,7 @@ def hash_of_sources():
 
 
 def write_pack(path, images):
-    """The format is told in src/backend/cuda/images.rs."""
+    """The format is told in src/backend/cuda/pack.rs."""
     packed = [(name.encode(), len(image), zlib.compress(image, 9)) for name, image in images]
     heads = [struct.pack("<B", len(name)) + name + struct.pack("<II", size, len(data)) for name, size, data in packed]
     data = [data for _, _, data in packed]
