@@ -1,13 +1,14 @@
 //! Tensors and the arithmetic on them. Models are written once against [`Backend`]; each device is one folder.
 //!
-//! Activations are `f32`, channels-last, and always four-dimensional: an image is `[n, h, w, c]`, a sequence of
-//! tokens is `[n, tokens, 1, c]`, a vector is `[n, 1, 1, c]`. Image and sequence are the same memory, so
-//! convolution, linear and attention need no transposes. Weights are prepared once at load, in whatever layout
-//! and precision the backend computes with.
+//! Activations are channels-last, in the precision of the backend (`f32` on the CPU), and always four-dimensional:
+//! an image is `[n, h, w, c]`, a sequence of tokens is `[n, tokens, 1, c]`, a vector is `[n, 1, 1, c]`. Image and
+//! sequence are the same memory, so convolution, linear and attention need no transposes. Weights are prepared once
+//! at load, in whatever layout and precision the backend computes with.
 //!
 //! Operations never panic on shapes: a mismatch is an `Internal` error that names the operation and the shapes
 //! (the loader has checked every weight against the config, so a file cannot cause one).
 
+mod account;
 #[cfg(test)]
 pub(crate) mod cases;
 pub mod cpu;

@@ -120,17 +120,17 @@ impl Cpu {
 
     /// Bytes allocated now: weights and activations of all sessions, with what their pools hold in reserve.
     pub fn memory_used(&self) -> u64 {
-        self.device.memory.used()
+        self.device.memory.account.used()
     }
 
     /// The most bytes that were ever allocated at a time.
     pub fn memory_peak(&self) -> u64 {
-        self.device.memory.peak()
+        self.device.memory.account.peak()
     }
 
     /// The most bytes that may be allocated.
     pub fn memory_limit(&self) -> Option<u64> {
-        self.device.memory.limit()
+        self.device.memory.account.limit()
     }
 
     /// The device for people, for example `CPU (AVX-512, 2 threads)`.

@@ -2,60 +2,27 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::threads::lock;
+use crate::backend::account::{Account, best_fit, rounded, worth};
 use crate::util::error::{Result, bail, error};
 
 /// Every buffer starts on a cache line, which is also the widest vector.
 const ALIGN: usize = 64;
-/// Buffers are multiples of this many bytes, so that nearly equal sizes share them.
-const GRANULE: usize = 4096;
 /// Larger buffers start on a huge page and ask the kernel for such pages: fewer TLB misses in long strides.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// The engine's account of weights and activations, in bytes as allocated.
 pub(super) struct Memory {
-    used: AtomicU64,
-    peak: AtomicU64,
-    limit: Option<u64>,
+    pub(super) account: Account,
     /// Every session's pool: what they hold in reserve is given up before an allocation fails.
     pools: Mutex<Vec<Weak<Pool>>>,
 }
 
 impl Memory {
     pub(super) fn new(limit: Option<u64>) -> Arc<Self> {
-        Arc::new(Self {
-            used: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
-            limit,
-            pools: Mutex::new(Vec::new()),
-        })
-    }
-
-    pub(super) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn limit(&self) -> Option<u64> {
-        self.limit
-    }
-
-    /// Books `bytes`, unless that would exceed the limit. Relaxed: the counter publishes nothing but itself.
-    fn reserve(&self, bytes: u64) -> bool {
-        let limit = self.limit.unwrap_or(u64::MAX);
-        let booked = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|&sum| sum <= limit)
-        });
-        if let Ok(before) = booked {
-            self.peak.fetch_max(before + bytes, Ordering::Relaxed);
-        }
-        booked.is_ok()
+        Arc::new(Self { account: Account::new(limit), pools: Mutex::new(Vec::new()) })
     }
 
     /// Frees every pool's unused buffers.
@@ -70,8 +37,8 @@ impl Memory {
 
     fn exhausted(&self, what: &str, bytes: usize) -> crate::util::error::Error {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let (needs, used) = (mib(bytes as u64), mib(self.used()));
-        match self.limit {
+        let (needs, used) = (mib(bytes as u64), mib(self.account.used()));
+        match self.account.limit() {
             Some(limit) => {
                 error!(
                     OutOfMemory,
@@ -99,16 +66,16 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     /// At least `bytes` zero bytes; `what` names them in the error.
     pub(super) fn new(memory: &Arc<Memory>, bytes: usize, what: &str) -> Result<Self> {
-        let Some(size) = bytes.max(1).checked_next_multiple_of(GRANULE) else {
+        let Some(size) = rounded(bytes) else {
             bail!(OutOfMemory, "{what} needs more memory than can be addressed");
         };
         let align = if size >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
         let Ok(layout) = Layout::from_size_align(size, align) else {
             bail!(OutOfMemory, "{what} needs more memory than can be addressed");
         };
-        if !memory.reserve(size as u64) {
+        if !memory.account.reserve(size) {
             memory.trim();
-            if !memory.reserve(size as u64) {
+            if !memory.account.reserve(size) {
                 return Err(memory.exhausted(what, size));
             }
         }
@@ -120,7 +87,7 @@ impl Buffer {
             raw = unsafe { alloc(layout) };
         }
         let Some(ptr) = NonNull::new(raw) else {
-            memory.used.fetch_sub(size as u64, Ordering::Relaxed);
+            memory.account.release(size);
             return Err(memory.exhausted(what, size));
         };
         #[cfg(target_os = "linux")]
@@ -176,7 +143,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
         unsafe { dealloc(self.ptr.as_ptr(), self.layout) };
-        self.memory.used.fetch_sub(self.layout.size() as u64, Ordering::Relaxed);
+        self.memory.account.release(self.layout.size());
     }
 }
 
@@ -200,10 +167,7 @@ impl Pool {
     /// it is more than twice too large, else a new one.
     pub(super) fn take(self: &Arc<Self>, bytes: usize, what: &str) -> Result<Block> {
         let mut free = lock(&self.free);
-        let fits = bytes..=bytes.saturating_mul(2).max(GRANULE);
-        let best = (0..free.len())
-            .filter(|&i| fits.contains(&free[i].capacity()))
-            .min_by_key(|&i| free[i].capacity());
+        let best = best_fit(free.iter().map(Buffer::capacity), bytes, worth(bytes));
         let reused = best.map(|i| free.swap_remove(i));
         drop(free);
         let buffer = match reused {
@@ -261,18 +225,18 @@ mod tests {
         let first = pool.take(3 * MIB, "a").unwrap();
         let address = first.f32(1).as_ptr();
         assert_eq!(address as usize % ALIGN, 0);
-        assert_eq!(memory.used(), 3 * MIB as u64);
+        assert_eq!(memory.account.used(), 3 * MIB as u64);
         drop(first);
         let second = pool.take(2 * MIB, "b").unwrap();
         assert_eq!(second.f32(1).as_ptr(), address, "the free buffer fits");
         let third = pool.take(MIB, "c").unwrap();
-        assert_eq!((memory.used(), memory.peak()), (4 * MIB as u64, 4 * MIB as u64));
+        assert_eq!((memory.account.used(), memory.account.peak()), (4 * MIB as u64, 4 * MIB as u64));
         drop((second, third));
         let small = pool.take(MIB / 4, "d").unwrap();
-        assert_eq!(memory.used(), (4 * MIB + MIB / 4) as u64, "no large buffer for a small need");
+        assert_eq!(memory.account.used(), (4 * MIB + MIB / 4) as u64, "no large buffer for a small need");
         drop((small, pool));
-        assert_eq!(memory.used(), 0);
-        assert_eq!(memory.peak(), (4 * MIB + MIB / 4) as u64);
+        assert_eq!(memory.account.used(), 0);
+        assert_eq!(memory.account.peak(), (4 * MIB + MIB / 4) as u64);
     }
 
     #[test]
@@ -281,7 +245,7 @@ mod tests {
         let (pool, other) = (Pool::new(&memory), Pool::new(&memory));
         drop(pool.take(5 * MIB, "a").unwrap());
         let kept = other.take(6 * MIB, "b").unwrap();
-        assert_eq!(memory.used(), 6 * MIB as u64);
+        assert_eq!(memory.account.used(), 6 * MIB as u64);
         let error = pool.take(3 * MIB, "conv2d").err().unwrap();
         assert_eq!(error.status(), Status::OutOfMemory);
         assert_eq!(error.message(), "conv2d needs 3 MiB, 6 of the limit of 8 MiB in use");
@@ -295,6 +259,6 @@ mod tests {
         for bytes in [usize::MAX, usize::MAX / 2 - 8192, 1 << 52] {
             assert_eq!(Buffer::new(&memory, bytes, "x").err().unwrap().status(), Status::OutOfMemory);
         }
-        assert_eq!(memory.used(), 0);
+        assert_eq!(memory.account.used(), 0);
     }
 }

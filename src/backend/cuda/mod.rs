@@ -1,8 +1,8 @@
 //! The CUDA backend: activations in one precision on a GPU, our own kernels and cuBLASLt, found at run time.
 //!
 //! A session has a stream, on which operations are put one after the other without waiting; the host waits only for
-//! what it downloads. Results do not depend on what else is in the batch, and are the same to the last bit in every
-//! run.
+//! what it downloads. Results are the same to the last bit in every run. Our own kernels' do not depend on what else is
+//! in the batch either; cuBLASLt's may, in the last bits, for it chooses its algorithm by the number of rows.
 
 mod attention;
 mod callers;
@@ -165,17 +165,22 @@ impl Cuda {
     /// Bytes of device memory allocated now: weights and activations of all sessions, with what their pools hold in
     /// reserve.
     pub fn memory_used(&self) -> u64 {
-        self.device.memory.used()
+        self.device.memory.account.used()
     }
 
     /// The most bytes that were ever allocated at a time.
     pub fn memory_peak(&self) -> u64 {
-        self.device.memory.peak()
+        self.device.memory.account.peak()
     }
 
     /// The most bytes that may be allocated.
     pub fn memory_limit(&self) -> Option<u64> {
-        self.device.memory.limit()
+        self.device.memory.account.limit()
+    }
+
+    /// Bytes of memory that the GPU has.
+    pub fn total_memory(&self) -> u64 {
+        self.device.total_memory()
     }
 
     /// The device for people, for example `NVIDIA H200 (GPU 0), f16`.

@@ -1,6 +1,5 @@
 //! Device memory: one account for the engine, and a pool of blocks for each session.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use cudarc::driver::result;
@@ -8,47 +7,19 @@ use cudarc::driver::sys::{CUdeviceptr, CUgraph, CUstreamCaptureMode};
 
 use super::device::{Device, lock};
 use super::stream::Stream;
+use crate::backend::account::{Account, best_fit, rounded, worth};
 use crate::util::error::{Error, Result, Status, bail, error};
-
-/// Blocks are multiples of this many bytes, so that nearly equal sizes share them.
-const GRANULE: usize = 4096;
 
 /// The engine's account of weights and activations on a device, in bytes as allocated.
 pub(super) struct Memory {
-    used: AtomicU64,
-    peak: AtomicU64,
-    limit: Option<u64>,
+    pub(super) account: Account,
     /// Every session's pool: what they hold in reserve is given up before an allocation fails.
     pools: Mutex<Vec<Weak<Pool>>>,
 }
 
 impl Memory {
     pub(super) fn new(limit: Option<u64>) -> Self {
-        Self { used: AtomicU64::new(0), peak: AtomicU64::new(0), limit, pools: Mutex::new(Vec::new()) }
-    }
-
-    pub(super) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn limit(&self) -> Option<u64> {
-        self.limit
-    }
-
-    /// Books `bytes`, unless that would exceed the limit. Relaxed: the counter publishes nothing but itself.
-    fn reserve(&self, bytes: u64) -> bool {
-        let limit = self.limit.unwrap_or(u64::MAX);
-        let booked = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|&sum| sum <= limit)
-        });
-        if let Ok(before) = booked {
-            self.peak.fetch_max(before + bytes, Ordering::Relaxed);
-        }
-        booked.is_ok()
+        Self { account: Account::new(limit), pools: Mutex::new(Vec::new()) }
     }
 
     /// Frees every pool's unused blocks; whether there were any.
@@ -60,8 +31,8 @@ impl Memory {
 
     fn exhausted(&self, device: &Device, what: &str, bytes: usize) -> Error {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let (needs, used) = (mib(bytes as u64), mib(self.used()));
-        match self.limit {
+        let (needs, used) = (mib(bytes as u64), mib(self.account.used()));
+        match self.account.limit() {
             Some(limit) => error!(
                 DeviceOutOfMemory,
                 "{what} needs {needs} MiB of {}, {used} of the limit of {} MiB in use",
@@ -90,13 +61,13 @@ pub(super) struct Buffer {
 impl Buffer {
     /// At least `bytes` bytes of whatever values; `what` names them in the error. The context has to be bound.
     pub(super) fn new(device: &Arc<Device>, bytes: usize, what: &str) -> Result<Self> {
-        let Some(bytes) = bytes.max(1).checked_next_multiple_of(GRANULE) else {
+        let Some(bytes) = rounded(bytes) else {
             bail!(DeviceOutOfMemory, "{what} needs more memory than can be addressed");
         };
         let memory = &device.memory;
-        if !memory.reserve(bytes as u64) {
+        if !memory.account.reserve(bytes) {
             memory.trim();
-            if !memory.reserve(bytes as u64) {
+            if !memory.account.reserve(bytes) {
                 return Err(memory.exhausted(device, what, bytes));
             }
         }
@@ -109,7 +80,7 @@ impl Buffer {
         match pointer {
             Ok(pointer) => Ok(Self { pointer, bytes, recorded: false, device: Arc::clone(device) }),
             Err(error) => {
-                memory.used.fetch_sub(bytes as u64, Ordering::Relaxed);
+                memory.account.release(bytes);
                 let out_of_memory = error.status() == Status::DeviceOutOfMemory;
                 Err(if out_of_memory { memory.exhausted(device, what, bytes) } else { error })
             }
@@ -129,7 +100,7 @@ impl Drop for Buffer {
             // the memory goes with the context.
             let _ = unsafe { result::free_sync(self.pointer) };
         }
-        self.device.memory.used.fetch_sub(self.bytes as u64, Ordering::Relaxed);
+        self.device.memory.account.release(self.bytes);
     }
 }
 
@@ -193,11 +164,9 @@ impl Pool {
         if bytes == 0 {
             return Ok(Block { buffer: None, shelf: Arc::clone(shelf) });
         }
-        let most = if recording.is_some() { usize::MAX } else { bytes.saturating_mul(2).max(GRANULE) };
+        let most = if recording.is_some() { usize::MAX } else { worth(bytes) };
         let mut free = lock(&shelf.free);
-        let best = (0..free.len())
-            .filter(|&i| (bytes..=most).contains(&free[i].bytes))
-            .min_by_key(|&i| free[i].bytes);
+        let best = best_fit(free.iter().map(|buffer| buffer.bytes), bytes, most);
         let reused = best.map(|i| free.swap_remove(i));
         drop(free);
         let mut buffer = match reused {

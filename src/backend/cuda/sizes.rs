@@ -24,11 +24,6 @@ impl Cuda {
         };
         Shapes::new(Arc::new(sizes), limit)
     }
-
-    /// Bytes of memory that the GPU has.
-    pub(crate) fn total_memory(&self) -> u64 {
-        self.device.total_memory()
-    }
 }
 
 impl Sizes {

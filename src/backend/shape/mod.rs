@@ -7,7 +7,8 @@ mod pool;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::pool::{Account, Block, Buffer, Pool, Recorded};
+use self::pool::{Block, Buffer, Pool, Recorded};
+use super::account::Account;
 use super::{Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, run_once};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
@@ -134,7 +135,7 @@ const ATTEMPTS: u32 = 3;
 impl Shapes {
     /// A device that allocates at most `limit` bytes.
     pub(crate) fn new(model: Arc<dyn Model>, limit: Option<u64>) -> Self {
-        let account = Account::new(limit);
+        let account = Arc::new(Account::new(limit));
         Self {
             model,
             pool: Pool::new(&account),

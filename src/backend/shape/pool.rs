@@ -1,52 +1,12 @@
-//! The account of memory that a device would keep, and a session's pool by the rule of the real ones.
+//! A session's pool by the rule of the real ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::backend::account::{Account, best_fit, rounded, worth};
 use crate::util::error::{Result, bail};
-
-/// What both backends round allocations up to.
-const GRANULE: usize = 4096;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Bytes of weights and activations, as they would be allocated.
-pub(super) struct Account {
-    state: Mutex<State>,
-    limit: u64,
-}
-
-#[derive(Default)]
-struct State {
-    used: u64,
-    peak: u64,
-}
-
-impl Account {
-    pub(super) fn new(limit: Option<u64>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), limit: limit.unwrap_or(u64::MAX) })
-    }
-
-    pub(super) fn used(&self) -> u64 {
-        lock(&self.state).used
-    }
-
-    pub(super) fn peak(&self) -> u64 {
-        lock(&self.state).peak
-    }
-
-    fn reserve(&self, bytes: u64) -> bool {
-        let mut state = lock(&self.state);
-        match state.used.checked_add(bytes).filter(|&sum| sum <= self.limit) {
-            Some(sum) => {
-                state.used = sum;
-                state.peak = state.peak.max(sum);
-                true
-            }
-            None => false,
-        }
-    }
 }
 
 /// Memory on the account.
@@ -64,13 +24,13 @@ impl Buffer {
 
     /// `trim` gives up what it can before the allocation fails.
     fn or_trim(account: &Arc<Account>, bytes: usize, trim: impl FnOnce()) -> Result<Self> {
-        let Some(bytes) = bytes.max(1).checked_next_multiple_of(GRANULE) else {
+        let Some(bytes) = rounded(bytes) else {
             bail!(OutOfMemory, "an activation needs more memory than can be addressed");
         };
-        if !account.reserve(bytes as u64) {
+        if !account.reserve(bytes) {
             trim();
-            if !account.reserve(bytes as u64) {
-                bail!(OutOfMemory, "{bytes} bytes more than the limit of {} bytes has", account.limit);
+            if !account.reserve(bytes) {
+                bail!(OutOfMemory, "{bytes} bytes more than the limit has");
             }
         }
         Ok(Self { bytes, recorded: false, account: Arc::clone(account) })
@@ -79,7 +39,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        lock(&self.account.state).used -= self.bytes as u64;
+        self.account.release(self.bytes);
     }
 }
 
@@ -123,11 +83,9 @@ impl Pool {
     pub(super) fn take(&self, bytes: usize) -> Result<Block> {
         let recording = lock(&self.recording).clone();
         let shelf = recording.as_ref().unwrap_or(&self.session);
-        let most = if recording.is_some() { usize::MAX } else { bytes.saturating_mul(2).max(GRANULE) };
+        let most = if recording.is_some() { usize::MAX } else { worth(bytes) };
         let mut free = lock(&shelf.free);
-        let best = (0..free.len())
-            .filter(|&i| (bytes..=most).contains(&free[i].bytes))
-            .min_by_key(|&i| free[i].bytes);
+        let best = best_fit(free.iter().map(|buffer| buffer.bytes), bytes, most);
         let reused = best.map(|i| free.swap_remove(i));
         drop(free);
         let mut buffer = match reused {
