@@ -495,10 +495,18 @@ typedef struct diffusion_engine_desc {
      * before the places where they usually are; NULL = none.
      */
     const char *cuda_library_directory;
+    /**
+     * 1 = the CPU computes every convolution by its definition; 0 = 3x3 convolutions by Winograd's
+     * algorithms, which take a third of the time. The relative error (L2) of a Stable Diffusion 1.5
+     * U-Net is then 1.6e-6 instead of 1.0e-6.
+     */
+    uint32_t strict;
+    /** 0 */
+    uint32_t reserved;
 } diffusion_engine_desc;
 /** A diffusion_engine_desc with struct_size set and all else zero. */
 #define DIFFUSION_ENGINE_DESC_INIT \
-    { sizeof(diffusion_engine_desc), 0, 0, 0, 0, NULL, NULL, 0, 0, 0, NULL }
+    { sizeof(diffusion_engine_desc), 0, 0, 0, 0, NULL, NULL, 0, 0, 0, NULL, 0, 0 }
 
 /**
  * Facts about an engine.
@@ -553,6 +561,9 @@ DIFFUSION_API void diffusion_engine_desc_init(diffusion_engine_desc *desc, size_
  * Makes an engine: finds the device and starts its threads.
  *
  * CUDA's libraries are looked for, and loaded, when the first engine needs them and stay loaded.
+ *
+ * The CPU's instruction set is found at run time. To keep it from those past one, set the
+ * environment variable LIBDIFFUSION_CPU to portable, sse2, avx2 or avx512.
  *
  * \param desc What is wanted; NULL = all defaults.
  * \param engine Receives the engine, to be freed with diffusion_engine_free(); NULL on failure.

@@ -25,7 +25,8 @@ class EngineDesc(ctypes.Structure):
                 ("log_level", ctypes.c_int32), ("memory_limit_host", ctypes.c_uint64),
                 ("log", ctypes.c_void_p), ("log_user_data", ctypes.c_void_p), ("device_index", ctypes.c_uint32),
                 ("precision", ctypes.c_int32), ("memory_limit_device", ctypes.c_uint64),
-                ("cuda_library_directory", ctypes.c_char_p)]
+                ("cuda_library_directory", ctypes.c_char_p), ("strict", ctypes.c_uint32),
+                ("reserved", ctypes.c_uint32)]
 
 
 class Result(ctypes.Structure):

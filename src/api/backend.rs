@@ -160,7 +160,8 @@ fn cpu(options: &EngineOptions) -> Result<AnyBackend> {
     if let Some(precision @ (Precision::F16 | Precision::Bf16)) = options.precision {
         bail!(Unsupported, "precision: the CPU computes in f32 only, not in {}", precision.suffix());
     }
-    Ok(AnyBackend::Cpu(Cpu::new(options.threads as usize, limit(options.memory_limit_host))?))
+    let cpu = Cpu::new(options.threads as usize, limit(options.memory_limit_host))?;
+    Ok(AnyBackend::Cpu(cpu.with_strict(options.strict)))
 }
 
 fn cuda(options: &EngineOptions) -> Result<AnyBackend> {

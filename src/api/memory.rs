@@ -163,6 +163,9 @@ mod tests {
         for (threads, query) in [1, 2, 5].into_iter().zip(&QUERIES) {
             compare(&cpu(threads, 0), &folder("models/emoji-64"), query);
         }
+        let strict =
+            EngineOptions { device: Device::Cpu, threads: 2, strict: true, ..EngineOptions::default() };
+        compare(&Engine::new(strict).unwrap(), &folder("models/emoji-64"), &QUERIES[0]);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 #include "check.h"
 #include "support.h"
 #include <dlfcn.h>
-#include <math.h>
 #include <string.h>
 
 /* The stand-in's own functions; NULL with any other driver. */
@@ -89,19 +88,6 @@ static picture session_picture(diffusion_session *session, const diffusion_reque
     diffusion_image_free(image);
     diffusion_job_free(job);
     return p;
-}
-
-/* Decibels of a picture in [0, 1] against another; NaN and pictures that are not there are 0. */
-static double psnr(const picture *a, const picture *b) {
-    if (a->rgb == NULL || b->rgb == NULL || a->width != b->width || a->height != b->height) return 0;
-    size_t count = (size_t)a->width * a->height * 3;
-    double sum = 0;
-    for (size_t i = 0; i < count; i++) {
-        double difference = (double)a->rgb[i] - (double)b->rgb[i];
-        sum += difference * difference;
-    }
-    double decibels = -10 * log10(sum / (double)count);
-    return decibels > 0 ? decibels : 0;
 }
 
 static void devices_are_listed(void) {

@@ -22,7 +22,7 @@ SIZE(diffusion_profile, 4);
 SIZE(diffusion_clip, 4);
 SIZE(diffusion_guidance_method, 4);
 
-SIZE(diffusion_engine_desc, 64);
+SIZE(diffusion_engine_desc, 72);
 AT(diffusion_engine_desc, struct_size, 0);
 AT(diffusion_engine_desc, device, 4);
 AT(diffusion_engine_desc, threads, 8);
@@ -34,6 +34,8 @@ AT(diffusion_engine_desc, device_index, 40);
 AT(diffusion_engine_desc, precision, 44);
 AT(diffusion_engine_desc, memory_limit_device, 48);
 AT(diffusion_engine_desc, cuda_library_directory, 56);
+AT(diffusion_engine_desc, strict, 64);
+AT(diffusion_engine_desc, reserved, 68);
 
 SIZE(diffusion_engine_info, 56);
 AT(diffusion_engine_info, struct_size, 0);

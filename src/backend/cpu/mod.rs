@@ -86,10 +86,12 @@ impl Cpu {
     /// A CPU that computes with `threads` threads, the caller's included (0: one for each processor that this
     /// process may use), and allocates at most `memory_limit` bytes for weights and activations together.
     ///
-    /// Fails with `InvalidArgument` for more threads than `limits::THREADS`, and with `OutOfMemory` when the
-    /// system starts no more threads.
+    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2 or avx512) limits the instructions it uses.
+    ///
+    /// Fails with `InvalidArgument` for more threads than `limits::THREADS` or another value of that variable, and
+    /// with `OutOfMemory` when the system starts no more threads.
     pub fn new(threads: usize, memory_limit: Option<u64>) -> Result<Self> {
-        Self::with_simd(threads, memory_limit, Simd::detect())
+        Self::with_simd(threads, memory_limit, Simd::detect()?)
     }
 
     fn with_simd(threads: usize, memory_limit: Option<u64>, simd: Simd) -> Result<Self> {
