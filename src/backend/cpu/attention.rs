@@ -8,8 +8,8 @@
 use super::attention_kernel::{Parts, Scores, Softmax, Weigh};
 use super::kernel::Kernels;
 use super::pack::Target;
-use super::transpose::{gather, scatter};
 use super::pool::Block;
+use super::transpose::{gather, scatter};
 use super::{Cpu, CpuTensor};
 use crate::backend::Shape;
 use crate::util::error::{Result, bail};
@@ -18,10 +18,10 @@ use crate::util::error::{Result, bail};
 const LINE: usize = 16;
 /// Most keys in a tile: a panel's weights stay in the L1 cache.
 const KEYS: usize = 128;
-/// Most queries in a task: what a tile of keys and values is read for.
-const QUERIES: usize = 128;
-/// Most values of a tile of keys, or of a task's queries: both, with values and results, stay in the L2 cache.
-const TILE: usize = 32 << 10;
+/// Most queries in a task: what a tile of keys and values is read for, often from afar.
+const QUERIES: usize = 512;
+/// The same where there are few keys, which stay at hand, and the queries of several heads share cache lines.
+const SHORT_QUERIES: usize = 128;
 /// Most values of a panel of queries between two visits of scores to memory: they stay in the L1 cache.
 const PANEL: usize = 5 << 10;
 /// Fewest queries that keys and values are copied for.
@@ -63,12 +63,11 @@ impl Sizes {
     ) -> Self {
         let (d, nr) = (q.c / heads, kernels.nr);
         let all_panels = q.n * heads * q.pixels().div_ceil(nr);
-        let most = QUERIES.min(TILE / d.max(1)) / nr;
-        let panels = (all_panels / (4 * threads)).clamp(1, most.max(1));
+        let most = if keys < TASK / 2 { SHORT_QUERIES } else { QUERIES } / nr;
+        let panels = (all_panels / (4 * threads)).clamp(1, most);
         let group = (TASK / keys.max(1)).min(all_panels / panels / (4 * threads)).clamp(1, heads);
-        let most = (TILE / d.max(1)).clamp(KEYS / 2, KEYS);
         // Equal tiles: a short last one would rescale for little.
-        let tile = keys.div_ceil(keys.div_ceil(most).max(1));
+        let tile = keys.div_ceil(keys.div_ceil(KEYS).max(1));
         let copied = (q.pixels() >= COPY).then_some((d.div_ceil(LINE) | 1) * LINE);
         Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, copied }
     }

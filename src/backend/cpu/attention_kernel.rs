@@ -3,9 +3,9 @@
 //! adding up a register, and the weights are already the panel that the product with the values reads.
 
 use super::kernel::{Four, Vector, for_each_row};
-use super::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 use super::kernel_x86::{Avx2, Avx512, Sse2};
+use super::simd::Simd;
 
 /// `scores (+)= key · queries` for a few keys of a tile.
 pub(super) struct Scores {
@@ -148,22 +148,23 @@ unsafe fn store<V: Vector, const NV: usize>(values: [V; NV], to: *mut f32) {
     }
 }
 
+/// # Safety
+/// `row` points to `NV` vectors.
 #[inline(always)]
 unsafe fn begin<V: Vector, const NV: usize>(row: *const f32, maxima: [V; NV]) -> [Power<V>; NV] {
-    unsafe {
-        let x: [V; NV] = load(row);
-        let mut powers = [Power { shifted: x[0], r: x[0], p: x[0] }; NV];
-        for j in 0..NV {
-            powers[j] = Power::new(x[j].sub(maxima[j]));
-        }
-        powers
+    // SAFETY: passed on to the caller.
+    let x: [V; NV] = unsafe { load(row) };
+    let mut powers = x.map(|x| Power { shifted: x, r: x, p: x });
+    for j in 0..NV {
+        powers[j] = Power::new(x[j].sub(maxima[j]));
     }
+    powers
 }
 
 #[inline(always)]
-fn halve<V: Vector, const NV: usize>(mut powers: [Power<V>; NV]) -> [Power<V>; NV] {
-    for j in 0..NV {
-        powers[j] = powers[j].half();
+fn go_on<V: Vector, const NV: usize>(mut powers: [Power<V>; NV]) -> [Power<V>; NV] {
+    for power in &mut powers {
+        *power = power.half();
     }
     powers
 }
@@ -180,25 +181,13 @@ unsafe fn scores<V: Vector, const MR: usize, const NV: usize>(t: &Scores) {
             keys[I] = t.keys.wrapping_add(I * t.step);
         });
         let mut queries = t.queries;
-        for c in 0..t.channels / UNROLL {
-            for u in 0..UNROLL {
+        for c in 0..t.channels {
             let row: [V; NV] = load(queries);
             queries = queries.wrapping_add(NV * V::LANES);
             for_each_row!(MR, I, {
-                let value = V::splat(*keys[I].wrapping_add(c*UNROLL+u));
+                let key = V::splat(*keys[I].wrapping_add(c));
                 for j in 0..NV {
-                    acc[I][j] = value.mul_add(row[j], acc[I][j]);
-                }
-            });
-            }
-        }
-        for c in t.channels / UNROLL * UNROLL..t.channels {
-            let row: [V; NV] = load(queries);
-            queries = queries.wrapping_add(NV * V::LANES);
-            for_each_row!(MR, I, {
-                let value = V::splat(*keys[I].wrapping_add(c));
-                for j in 0..NV {
-                    acc[I][j] = value.mul_add(row[j], acc[I][j]);
+                    acc[I][j] = key.mul_add(row[j], acc[I][j]);
                 }
             });
         }
@@ -211,7 +200,6 @@ unsafe fn scores<V: Vector, const MR: usize, const NV: usize>(t: &Scores) {
         });
     }
 }
-const UNROLL: usize = 4;
 
 /// # Safety
 /// The rows are as [`Softmax`] says, `NV` vectors wide, and the machine has the instructions.
@@ -233,7 +221,7 @@ unsafe fn softmax<V: Vector, const NV: usize>(t: &Softmax) {
         let mut sums = [V::splat(0.0); NV];
         let last = t.keys - 1;
         let mut begun = begin(t.scores, new);
-        let mut half = halve(begun);
+        let mut half = go_on(begun);
         begun = begin(t.scores.wrapping_add(last.min(1) * width), new);
         for key in 0..t.keys {
             for j in 0..NV {
@@ -241,7 +229,7 @@ unsafe fn softmax<V: Vector, const NV: usize>(t: &Softmax) {
                 weight.store(t.scores.wrapping_add(key * width + j * V::LANES));
                 sums[j] = sums[j].add(weight);
             }
-            half = halve(begun);
+            half = go_on(begun);
             // Past the last the last again, for nothing.
             begun = begin(t.scores.wrapping_add(last.min(key + 2) * width), new);
         }

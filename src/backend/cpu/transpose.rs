@@ -45,14 +45,7 @@ unsafe fn turn(from: [*const f32; SIDE], factors: &[f32; SIDE], to: [*mut f32; S
 
 /// Writes a panel, for each channel a row of `width`, from `count` rows of channels `stride` apart, each value times
 /// `scale`. Columns past the last row are like the last. `width` is a multiple of four.
-pub(super) fn gather(
-    rows: &[f32],
-    stride: usize,
-    count: usize,
-    scale: f32,
-    width: usize,
-    panel: &mut [f32],
-) {
+pub(super) fn gather(rows: &[f32], stride: usize, count: usize, scale: f32, width: usize, panel: &mut [f32]) {
     let channels = panel.len() / width;
     let whole = channels - channels % SIDE;
     for start in (0..width).step_by(SIDE) {
