@@ -122,6 +122,8 @@ impl<V: Vector> Power<V> {
         Self { p, ..self }
     }
 
+    // Not quite ln 2.
+    #[allow(clippy::approx_constant)]
     #[inline(always)]
     fn whole(self) -> V {
         let p = self.p.mul_add(self.r, V::splat(2.402_224_2e-1));

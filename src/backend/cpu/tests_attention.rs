@@ -115,11 +115,11 @@ fn keys_that_score_minus_infinity_weigh_nothing() {
             let seen: Vec<f32> = (0..keys).filter(|i| !hidden.contains(i)).map(|i| i as f32).collect();
             let mean = seen.iter().sum::<f32>() / seen.len() as f32;
             for result in all(&q, &k, &values, 1, false).0 {
-                assert!(relative_l2(&result, &vec![mean; 50]) < 1e-6, "{keys} keys without {hidden:?}");
+                assert!(relative_l2(&result, &[mean; 50]) < 1e-6, "{keys} keys without {hidden:?}");
             }
         }
         for result in all(&q, &vec![f32::NEG_INFINITY; keys], &values, 1, false).0 {
-            assert_eq!(result, vec![0.0; 50], "no key is seen");
+            assert_eq!(result, [0.0; 50], "no key is seen");
         }
     }
 }
