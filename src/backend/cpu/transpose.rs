@@ -4,6 +4,8 @@ use super::pack::Target;
 
 /// The side of the squares that are turned in registers.
 const SIDE: usize = 4;
+/// How many rows ahead to fetch: they lie too far from each other for the processor to guess.
+const AHEAD: usize = 8;
 
 /// Turns a square: `to[i][j] = from[j][i] · factors[i]`.
 ///
@@ -43,14 +45,31 @@ unsafe fn turn(from: [*const f32; SIDE], factors: &[f32; SIDE], to: [*mut f32; S
     }
 }
 
+/// Asks for `len` values, which need not exist.
+#[inline(always)]
+fn prefetch(from: *const f32, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for i in (0..len + 15).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has SSE; a prefetch of any address does no harm.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(i).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, len);
+}
+
 /// Writes a panel, for each channel a row of `width`, from `count` rows of channels `stride` apart, each value times
 /// `scale`. Columns past the last row are like the last. `width` is a multiple of four.
 pub(super) fn gather(rows: &[f32], stride: usize, count: usize, scale: f32, width: usize, panel: &mut [f32]) {
     let channels = panel.len() / width;
+    let all = rows;
     let whole = channels - channels % SIDE;
     for start in (0..width).step_by(SIDE) {
         let rows: [&[f32]; SIDE] =
             std::array::from_fn(|i| &rows[(start + i).min(count - 1) * stride..][..channels]);
+        for i in start + AHEAD..start + AHEAD + SIDE {
+            prefetch(all.as_ptr().wrapping_add(i * stride), channels);
+        }
         for c in (0..whole).step_by(SIDE) {
             let from = rows.map(|row| row.as_ptr().wrapping_add(c));
             let square = &mut panel[c * width + start..][..(SIDE - 1) * width + SIDE];
