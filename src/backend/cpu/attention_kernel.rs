@@ -141,37 +141,6 @@ unsafe fn load<V: Vector, const NV: usize>(from: *const f32) -> [V; NV] {
 }
 
 /// # Safety
-/// `to` points to `NV` vectors.
-#[inline(always)]
-unsafe fn store<V: Vector, const NV: usize>(values: [V; NV], to: *mut f32) {
-    for (j, value) in values.into_iter().enumerate() {
-        // SAFETY: passed on to the caller.
-        unsafe { value.store(to.wrapping_add(j * V::LANES)) };
-    }
-}
-
-/// # Safety
-/// `row` points to `NV` vectors.
-#[inline(always)]
-unsafe fn begin<V: Vector, const NV: usize>(row: *const f32, maxima: [V; NV]) -> [Power<V>; NV] {
-    // SAFETY: passed on to the caller.
-    let x: [V; NV] = unsafe { load(row) };
-    let mut powers = x.map(|x| Power { shifted: x, r: x, p: x });
-    for j in 0..NV {
-        powers[j] = Power::new(x[j].sub(maxima[j]));
-    }
-    powers
-}
-
-#[inline(always)]
-fn go_on<V: Vector, const NV: usize>(mut powers: [Power<V>; NV]) -> [Power<V>; NV] {
-    for power in &mut powers {
-        *power = power.half();
-    }
-    powers
-}
-
-/// # Safety
 /// The rows are as [`Scores`] says, `NV` vectors wide, for `MR` keys, and the machine has the instructions.
 #[inline(always)]
 unsafe fn scores<V: Vector, const MR: usize, const NV: usize>(t: &Scores) {
@@ -207,42 +176,44 @@ unsafe fn scores<V: Vector, const MR: usize, const NV: usize>(t: &Scores) {
 /// The rows are as [`Softmax`] says, `NV` vectors wide, and the machine has the instructions.
 #[inline(always)]
 unsafe fn softmax<V: Vector, const NV: usize>(t: &Softmax) {
-    // Loops, not closures: a closure as long as `exp2` is not inlined, and without the instructions' names it is slow.
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let width = NV * V::LANES;
         let old: [V; NV] = load(t.maxima);
-        let mut new = old;
-        for key in 0..t.keys {
-            let row: [V; NV] = load(t.scores.wrapping_add(key * width));
+        // Two at a time: a comparison waits for the one before.
+        let (mut even, mut odd) = (old, old);
+        for key in (0..t.keys & !1).step_by(2) {
+            let row = t.scores.wrapping_add(key * width);
+            let (a, b): ([V; NV], [V; NV]) = (load(row), load(row.wrapping_add(width)));
             for j in 0..NV {
-                new[j] = row[j].max(new[j]);
+                even[j] = a[j].max(even[j]);
+                odd[j] = b[j].max(odd[j]);
             }
         }
-        store(new, t.maxima);
-        let mut sums = [V::splat(0.0); NV];
         let last = t.keys - 1;
-        let mut begun = begin(t.scores, new);
-        let mut half = go_on(begun);
-        begun = begin(t.scores.wrapping_add(last.min(1) * width), new);
-        for key in 0..t.keys {
-            for j in 0..NV {
-                let weight = half[j].whole();
-                weight.store(t.scores.wrapping_add(key * width + j * V::LANES));
-                sums[j] = sums[j].add(weight);
-            }
-            half = go_on(begun);
-            // Past the last the last again, for nothing.
-            begun = begin(t.scores.wrapping_add(last.min(key + 2) * width), new);
-        }
-        let mut totals: [V; NV] = load(t.totals);
-        let mut fades = old;
+        let row: [V; NV] = load(t.scores.wrapping_add(last * width));
         for j in 0..NV {
-            fades[j] = Power::new(old[j].sub(new[j])).half().whole();
-            totals[j] = totals[j].mul_add(fades[j], sums[j]);
+            // One register after the other: few enough values for sixteen registers.
+            let maximum = row[j].max(even[j].max(odd[j]));
+            let column = t.scores.wrapping_add(j * V::LANES);
+            let mut sum = V::splat(0.0);
+            let mut half = Power::new(V::load(column).sub(maximum)).half();
+            let mut begun = Power::new(V::load(column.wrapping_add(last.min(1) * width)).sub(maximum));
+            for key in 0..t.keys {
+                let weight = half.whole();
+                weight.store(column.wrapping_add(key * width));
+                sum = sum.add(weight);
+                half = begun.half();
+                // Past the last the last again, for nothing.
+                let next = column.wrapping_add(last.min(key + 2) * width);
+                begun = Power::new(V::load(next).sub(maximum));
+            }
+            let fade = Power::new(old[j].sub(maximum)).half().whole();
+            let total = t.totals.wrapping_add(j * V::LANES);
+            V::load(total).mul_add(fade, sum).store(total);
+            fade.store(t.fades.wrapping_add(j * V::LANES));
+            maximum.store(t.maxima.wrapping_add(j * V::LANES));
         }
-        store(fades, t.fades);
-        store(totals, t.totals);
     }
 }
 
