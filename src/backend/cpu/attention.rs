@@ -24,8 +24,8 @@ const QUERIES: usize = 512;
 const SHORT_QUERIES: usize = 128;
 /// Most values of a panel of queries between two visits of scores to memory: they stay in the L1 cache.
 const PANEL: usize = 5 << 10;
-/// Fewest queries that keys and values are copied for.
-const COPY: usize = 256;
+/// Fewest queries, and most channels of a head, that keys and values are copied for.
+const COPY: (usize, usize) = (2048, 256);
 /// Keys times heads that make a task worth its while: few keys are for several heads at once, which lie side by side.
 const TASK: usize = 1024;
 
@@ -63,12 +63,14 @@ impl Sizes {
     ) -> Self {
         let (d, nr) = (q.c / heads, kernels.nr);
         let all_panels = q.n * heads * q.pixels().div_ceil(nr);
-        let most = if keys < TASK / 2 { SHORT_QUERIES } else { QUERIES } / nr;
+        let long = keys >= TASK / 2;
+        let most = if long { QUERIES } else { SHORT_QUERIES } / nr;
         let panels = (all_panels / (4 * threads)).clamp(1, most);
         let group = (TASK / keys.max(1)).min(all_panels / panels / (4 * threads)).clamp(1, heads);
         // Equal tiles: a short last one would rescale for little.
         let tile = keys.div_ceil(keys.div_ceil(KEYS).max(1));
-        let copied = (q.pixels() >= COPY).then_some((d.div_ceil(LINE) | 1) * LINE);
+        let copies = long && q.pixels() >= COPY.0 && d <= COPY.1;
+        let copied = copies.then_some((d.div_ceil(LINE) | 1) * LINE);
         Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, copied }
     }
 

@@ -9,8 +9,8 @@ use crate::backend::cases::{Case, input, run};
 use crate::backend::reference::Reference;
 use crate::testing::relative_l2;
 
-/// Head sizes that are no multiple of a tile's rows, and those of real models; few and many queries, for which keys are
-/// copied; one key, one tile of keys, a key more, several tiles; few keys, which tasks take several heads of.
+/// Head sizes that are no multiple of a tile's rows, and those of real models; few queries, and many with many keys,
+/// which are copied; one key, one tile of keys, a key more, several tiles; few keys, which tasks take several heads of.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for d in [1, 3, 8, 13, 24, 40, 72, 160, 512] {
@@ -26,6 +26,7 @@ fn cases() -> Vec<Case> {
         (513, 257, 2, 33),
         (256, 385, 1, 512),
         (1100, 520, 1, 8),
+        (2050, 515, 2, 11),
     ] {
         cases.push(Case::Attention { queries, keys, heads, d, causal: false });
     }
@@ -90,14 +91,17 @@ fn scores_of_any_size_are_weighed() {
         let values: Vec<f32> = (0..2 * keys).map(|i| (i % 17) as f32 - 8.0).collect();
         for size in [0.0, 1.0, 1e2, 1e4, 1e8, 1e30] {
             let queries = pairs(&mut (0..40).map(|i| root * size * [1.0, -1.0, 0.5][i % 3]));
-            for sign in [1.0, -1.0, 0.0] {
-                // The largest scores come early, late, or all are equal.
-                let key = |i: usize| sign * (i / 2) as f32 / 32.0;
+            // One key scores far more than the others; where it lies, none may be overlooked.
+            for peak in [0, 1, 2, keys / 2, keys - 2, keys - 1, keys] {
+                let key = |i: usize| if i == peak { 1.0 } else { (i % 7) as f32 / 16.0 };
                 let k = pairs(&mut (0..keys).map(key));
                 let (results, expected) = all(&queries, &k, &values, 2, false);
                 for (result, simd) in results.iter().zip(Simd::available()) {
                     let error = relative_l2(result, &expected);
-                    assert!(error < 3e-6, "{keys} keys, scores of {size:e} · {sign}, {simd:?}: {error:e}");
+                    assert!(
+                        error < 3e-6,
+                        "{keys} keys, scores of {size:e}, peak {peak}, {simd:?}: {error:e}"
+                    );
                 }
             }
         }
