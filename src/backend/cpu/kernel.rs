@@ -21,6 +21,10 @@ pub(super) trait Vector: Copy {
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;
     fn mul(self, b: Self) -> Self;
+    /// The larger; `b` where one of them is NaN.
+    fn max(self, b: Self) -> Self;
+    /// `self · 2^n` for the integer `n` in the low bits of `bits`; wrong where the exponent overflows.
+    fn shift_exponent(self, bits: Self) -> Self;
 }
 
 /// The arguments of a micro-kernel of `MR` rows.
@@ -112,6 +116,8 @@ macro_rules! for_each_row {
     };
 }
 
+pub(super) use for_each_row;
+
 /// The body of every micro-kernel: `MR` rows by `NV` vectors. Each value is one chain of multiply-adds in the
 /// order of `k`, whatever the tile's height, so results do not depend on where a row falls.
 ///
@@ -154,7 +160,7 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
 
 /// Four floats in plain Rust.
 #[derive(Clone, Copy)]
-struct Four([f32; 4]);
+pub(super) struct Four([f32; 4]);
 
 impl Vector for Four {
     const LANES: usize = 4;
@@ -196,6 +202,18 @@ impl Vector for Four {
     #[inline(always)]
     fn mul(self, b: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] * b.0[i]))
+    }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] }))
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, bits: Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            f32::from_bits(self.0[i].to_bits().wrapping_add(bits.0[i].to_bits() << 23))
+        }))
     }
 }
 

@@ -9,7 +9,7 @@ use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_
 use super::transform::{Family, all_transforms, data, filter, output};
 
 #[derive(Clone, Copy)]
-struct Sse2(__m128);
+pub(super) struct Sse2(__m128);
 
 impl Vector for Sse2 {
     const LANES: usize = 4;
@@ -55,10 +55,25 @@ impl Vector for Sse2 {
         // SAFETY: as `splat`.
         Self(unsafe { _mm_mul_ps(self.0, b.0) })
     }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm_max_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, bits: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe {
+            let power = _mm_slli_epi32::<23>(_mm_castps_si128(bits.0));
+            _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(self.0), power))
+        })
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Avx2(__m256);
+pub(super) struct Avx2(__m256);
 
 // The methods are inlined into functions that have the instructions enabled; only the kernels below use them.
 impl Vector for Avx2 {
@@ -105,10 +120,25 @@ impl Vector for Avx2 {
         // SAFETY: as `splat`.
         Self(unsafe { _mm256_mul_ps(self.0, b.0) })
     }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm256_max_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, bits: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe {
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(bits.0));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), power))
+        })
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Avx512(__m512);
+pub(super) struct Avx512(__m512);
 
 impl Vector for Avx512 {
     const LANES: usize = 16;
@@ -153,6 +183,21 @@ impl Vector for Avx512 {
     fn mul(self, b: Self) -> Self {
         // SAFETY: as `splat`.
         Self(unsafe { _mm512_mul_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm512_max_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, bits: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe {
+            let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(bits.0));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), power))
+        })
     }
 }
 

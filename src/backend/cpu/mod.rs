@@ -4,6 +4,7 @@
 //! tasks cut the output, never a sum. Different instruction sets may differ in the last bits.
 
 mod attention;
+mod attention_kernel;
 mod conv;
 mod elementwise;
 mod gemm;
@@ -19,9 +20,12 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_attention;
+#[cfg(test)]
 mod tests_winograd;
 mod threads;
 mod transform;
+mod transpose;
 mod winograd;
 
 use std::sync::Arc;

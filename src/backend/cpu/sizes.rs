@@ -74,9 +74,9 @@ impl Model for Sizes {
     }
 
     fn attention(&self, q: Shape, keys: usize, heads: usize) -> Vec<usize> {
-        let sizes = attention::Sizes::new(self.kernels, q, keys, heads, false);
-        let [packed_keys, packed_values] = sizes.packed(q.n);
-        vec![packed_keys, packed_values, self.scratch(sizes.floats(self.kernels))]
+        let sizes = attention::Sizes::new(self.kernels, self.threads, q, keys, heads, false);
+        let copies = sizes.copy_bytes(q.n).map_or(vec![], |bytes| vec![bytes; 2]);
+        [copies, vec![self.scratch(sizes.floats())]].concat()
     }
 
     fn indices(&self, _len: usize) -> Option<usize> {
