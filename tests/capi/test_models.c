@@ -167,6 +167,12 @@ static void nan_in_the_weights(void) {
             char *folder = folder_of_model();
             REQUIRE(folder != NULL);
             file_patch(folder, parts[i].file, tensors_data_offset(folder, parts[i].file), bad[k], 2);
+            diffusion_model_desc desc = DIFFUSION_MODEL_DESC_INIT;
+            diffusion_model *model = NULL;
+            diffusion_error *error = NULL;
+            desc.weights = DIFFUSION_WEIGHT_FORMAT_INT8;
+            CHECK_ERROR(diffusion_model_load(shared_engine(), folder, &desc, &model, &error), error,
+                        DIFFUSION_ERROR_NUMERIC, parts[i].tensor);
             refused(folder, DIFFUSION_ERROR_NUMERIC, parts[i].tensor);
         }
     }
@@ -383,5 +389,5 @@ TOPIC(models, TEST(undamaged_copy_loads), TEST(info_tells_what_the_configs_say),
       TEST(lying_header_entries), TEST(missing_tensor), TEST(extra_tensor), TEST(wrongly_shaped_tensor),
       TEST(nan_in_the_weights), TEST(config_that_contradicts_its_tensors), TEST(absurd_config_values),
       TEST(unknown_classes), TEST(broken_json), TEST(absent_shard), TEST(shard_that_escapes_its_folder),
-      TEST(file_of_another_format), TEST(unknown_variant), TEST(int8_weights), TEST(weights_that_are_no_format), TEST(path_that_is_not_utf8),
-      TEST(memory_limit_below_the_weights));
+      TEST(file_of_another_format), TEST(unknown_variant), TEST(int8_weights),
+      TEST(weights_that_are_no_format), TEST(path_that_is_not_utf8), TEST(memory_limit_below_the_weights));
