@@ -69,7 +69,7 @@ pub struct Info {
 }
 
 impl<B: Backend> Pipeline<B> {
-    /// Loads a diffusers folder onto `backend`, the VAE with its weights as stored. `variant` picks files such as `model.fp16.safetensors`; without it
+    /// Loads a diffusers folder onto `backend`. `variant` picks files such as `model.fp16.safetensors`; without it
     /// the plain file is taken, or the only one there is.
     ///
     /// # Errors
@@ -96,9 +96,8 @@ impl<B: Backend> Pipeline<B> {
         })?;
         let vae_dir = folder.join("vae");
         let vae_config: AutoencoderKLConfig = read_json(&vae_dir.join("config.json"))?;
-        // The VAE is a small part of the weights, and its rounding would show in every picture.
         let vae = size.load(&vae_dir, "diffusion_pytorch_model", variant, |root| {
-            AutoencoderKL::load(root, &vae_config, &backend.as_stored())
+            AutoencoderKL::load(root, &vae_config, backend)
         })?;
 
         check_fit(folder, &unet_config, &vae_config, text.context_dim())?;

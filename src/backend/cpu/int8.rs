@@ -11,7 +11,7 @@ use super::pack::KBlock;
 use super::simd::{Simd, vectorized};
 use crate::backend::DType;
 
-/// Inputs that share a scale. Half as many make the errors an eighth smaller and the scales twice as many.
+/// Inputs that share a scale. Half as many make the errors a twelfth smaller, and the scales twice as many.
 pub(super) const GROUP: usize = 64;
 /// Bytes of a scale.
 const SCALE: usize = size_of::<f32>();
