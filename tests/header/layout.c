@@ -9,6 +9,7 @@ SIZE(diffusion_status, 4);
 SIZE(diffusion_option, 4);
 SIZE(diffusion_device, 4);
 SIZE(diffusion_precision, 4);
+SIZE(diffusion_weight_format, 4);
 SIZE(diffusion_log_level, 4);
 SIZE(diffusion_option_type, 4);
 SIZE(diffusion_stage, 4);
@@ -64,7 +65,7 @@ AT(diffusion_device_info, name, 24);
 
 SIZE(diffusion_model_desc, 16);
 AT(diffusion_model_desc, struct_size, 0);
-AT(diffusion_model_desc, reserved, 4);
+AT(diffusion_model_desc, weights, 4);
 AT(diffusion_model_desc, variant, 8);
 
 SIZE(diffusion_memory_query, 24);

@@ -1,4 +1,4 @@
-//! The CPU backend: `f32` activations, weights in the file's precision, vector code chosen at run time.
+//! The CPU backend: `f32` activations, weights in the file's precision or in 8 bits, vector code chosen at run time.
 //!
 //! Every result is the same to the last bit whatever the number of threads and whatever else is in the batch:
 //! tasks cut the output, never a sum. Different instruction sets may differ in the last bits.
@@ -8,6 +8,7 @@ mod attention_kernel;
 mod conv;
 mod elementwise;
 mod gemm;
+mod int8;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kernel_x86;
@@ -21,6 +22,8 @@ mod sizes;
 mod tests;
 #[cfg(test)]
 mod tests_attention;
+#[cfg(test)]
+mod tests_int8;
 #[cfg(test)]
 mod tests_winograd;
 mod threads;
@@ -37,7 +40,9 @@ use self::pack::Packed;
 use self::pool::{Block, Buffer, Memory, Pool};
 use self::simd::Simd;
 use self::threads::ThreadPool;
-use super::{Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, run_once};
+use super::{
+    Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, WeightFormat, run_once,
+};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
 use crate::util::limits;
@@ -50,6 +55,7 @@ pub struct Cpu {
     pool: Arc<Pool>,
     cancel: Cancel,
     strict: bool,
+    weights: WeightFormat,
 }
 
 /// What all sessions share.
@@ -110,13 +116,24 @@ impl Cpu {
         let memory = Memory::new(memory_limit);
         let pool = Pool::new(&memory);
         let device = Device { threads: ThreadPool::new(threads)?, simd, kernels: Kernels::new(simd), memory };
-        Ok(Self { device: Arc::new(device), pool, cancel: Cancel::default(), strict: false })
+        Ok(Self {
+            device: Arc::new(device),
+            pool,
+            cancel: Cancel::default(),
+            strict: false,
+            weights: WeightFormat::default(),
+        })
     }
 
     /// The same CPU, and sessions of it, with every convolution computed as its definition says (`strict`) or by fast
     /// algorithms, whose rounding errors are about five times larger.
     pub fn with_strict(&self, strict: bool) -> Self {
         Self { strict, ..self.clone() }
+    }
+
+    /// The same CPU with weights of this format prepared from now on. Layers that would not get smaller stay as stored.
+    pub fn with_weights(&self, weights: WeightFormat) -> Self {
+        Self { weights, ..self.clone() }
     }
 
     /// Threads that compute, the caller's included.
@@ -286,11 +303,15 @@ impl Backend for Cpu {
         Self { cancel: cancel.clone(), ..self.clone() }
     }
 
+    fn as_stored(&self) -> Self {
+        self.with_weights(WeightFormat::AsStored)
+    }
+
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CpuLinear> {
         if !matches!(weight.shape, [_, _] | [_, _, 1, 1]) {
             bail!(Internal, "a linear weight of shape {:?}", weight.shape);
         }
-        Ok(CpuLinear(Packed::new(&self.device, weight, bias)?))
+        Ok(CpuLinear(Packed::new(&self.device, self.weights, weight, bias)?))
     }
 
     fn prepare_conv2d(
@@ -305,7 +326,11 @@ impl Backend for Cpu {
         if geometry.stride == 0 {
             bail!(Internal, "a convolution of stride 0");
         }
-        Ok(CpuConv2d { packed: Packed::new(&self.device, weight, bias)?, kernel: [height, width], geometry })
+        Ok(CpuConv2d {
+            packed: Packed::new(&self.device, self.weights, weight, bias)?,
+            kernel: [height, width],
+            geometry,
+        })
     }
 
     fn prepare_affine(&self, weight: Weight<'_>, bias: Weight<'_>) -> Result<CpuAffine> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::conv::Method;
 use super::kernel::Kernels;
+use super::pack::Values;
 use super::winograd::Room;
 use super::{Cpu, attention, gemm, norm};
 use crate::backend::shape::{Layer, Model, Product, Shapes, Work};
@@ -41,7 +42,9 @@ impl Model for Sizes {
 
     /// Panels, bias and zeros, as `Packed::new`.
     fn layer(&self, layer: &Layer) -> Vec<usize> {
-        let panels = self.kernels.padded(layer.outputs) * layer.depth() * layer.dtype.size();
+        let values = Values::new(layer.format, layer.inputs, layer.dtype);
+        let taps = layer.kernel[0] * layer.kernel[1];
+        let panels = self.kernels.padded(layer.outputs) * taps * values.tap_len(layer.inputs);
         vec![panels, layer.outputs * 4, layer.inputs * 4]
     }
 
