@@ -22,6 +22,7 @@ mod tests;
 mod tests_winograd;
 mod threads;
 mod transform;
+mod transpose;
 mod winograd;
 
 use std::sync::Arc;
@@ -278,6 +279,10 @@ impl Backend for Cpu {
 
     fn with_cancel(&self, cancel: &Cancel) -> Self {
         Self { cancel: cancel.clone(), ..self.clone() }
+    }
+
+    fn on_threads(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        self.parallel(tasks, |task, _| body(task))
     }
 
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CpuLinear> {

@@ -3,6 +3,7 @@
 use super::Device;
 use super::kernel::Kernels;
 use super::pool::Buffer;
+use super::transpose::pack_panel;
 use crate::backend::{DType, Weight};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
@@ -51,15 +52,17 @@ impl Packed {
         };
         let kernels = device.kernels;
         let size = weight.dtype.size();
-        let mut panels = Buffer::new(memory, kernels.padded(n) * taps * k * size, "a weight")?;
+        // SAFETY: every panel is zeroed below, or there is an error.
+        let mut panels = unsafe { Buffer::unset(memory, kernels.padded(n) * taps * k * size, "a weight") }?;
         let target = Target(panels.as_mut_ptr());
         let count = n.div_ceil(kernels.nr);
         device.threads.run(count, &Cancel::default(), |panel, _| {
             let start = panel * kernels.nr;
             let width = kernels.width(n, panel);
             // SAFETY: the part of the buffer that belongs to this panel alone; the last panel may be narrow, and
-            // `padded` counts it so.
+            // `padded` counts it so. It is zeroed here so that all threads share the system's work of finding memory.
             let panel = unsafe {
+                target.at(start * taps * k * size).write_bytes(0, width * taps * k * size);
                 std::slice::from_raw_parts_mut(target.at(start * taps * k * size), width * taps * k * size)
             };
             let columns = start..n.min(start + width);
@@ -128,28 +131,6 @@ impl Packed {
         // SAFETY: both have `len` values, and the kernels are for this machine.
         unsafe { widen(bytes.as_ptr().cast(), scratch.as_mut_ptr(), len) };
         scratch.as_ptr()
-    }
-}
-
-/// Moves the columns of one panel, values of `SIZE` bytes, from `[n, k, taps]` to `[taps, k, width]`.
-fn pack_panel<const SIZE: usize>(
-    from: &[u8],
-    to: &mut [u8],
-    columns: std::ops::Range<usize>,
-    k: usize,
-    taps: usize,
-    width: usize,
-) {
-    let (from, _) = from.as_chunks::<SIZE>();
-    let (to, _) = to.as_chunks_mut::<SIZE>();
-    let from = &from[columns.start * k * taps..columns.end * k * taps];
-    for i in 0..k {
-        for tap in 0..taps {
-            let row = &mut to[(tap * k + i) * width..][..columns.len()];
-            for (to, from) in row.iter_mut().zip(from[i * taps + tap..].iter().step_by(k * taps)) {
-                *to = *from;
-            }
-        }
     }
 }
 
