@@ -225,6 +225,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
         self.clone()
     }
 
+    /// Calls `body(task)` once for each task below `tasks`, on the threads that compute where they are the host's.
+    fn on_threads(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        (0..tasks).for_each(body);
+        Ok(())
+    }
+
     /// The largest finite magnitude of an activation.
     fn largest_activation(&self) -> f32 {
         f32::MAX

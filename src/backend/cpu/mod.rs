@@ -15,6 +15,7 @@ mod kernel_x86;
 mod math;
 mod norm;
 mod pack;
+mod pack_panel;
 mod pool;
 mod simd;
 mod sizes;
@@ -305,6 +306,10 @@ impl Backend for Cpu {
 
     fn as_stored(&self) -> Self {
         self.with_weights(WeightFormat::AsStored)
+    }
+
+    fn on_threads(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        self.parallel(tasks, |task, _| body(task))
     }
 
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CpuLinear> {

@@ -1,6 +1,7 @@
 //! Weights in the order in which the micro-kernels read them.
 
 use super::kernel::Kernels;
+use super::pack_panel::pack_panel;
 use super::pool::Buffer;
 use super::{Device, int8};
 use crate::backend::{DType, Weight, WeightFormat};
@@ -84,15 +85,19 @@ impl Packed {
         let kernels = device.kernels;
         let values = Values::new(format, k, weight.dtype);
         let column = taps * values.tap_len(k);
-        let mut panels = Buffer::new(memory, kernels.padded(n) * column, "a weight")?;
+        // SAFETY: every panel is zeroed below, or there is an error.
+        let mut panels = unsafe { Buffer::unset(memory, kernels.padded(n) * column, "a weight") }?;
         let target = Target(panels.as_mut_ptr());
         let count = n.div_ceil(kernels.nr);
         device.threads.run(count, &Cancel::default(), |panel, _| {
             let start = panel * kernels.nr;
             let width = kernels.width(n, panel);
             // SAFETY: the part of the buffer that belongs to this panel alone; the last panel may be narrow, and
-            // `padded` counts it so.
-            let panel = unsafe { std::slice::from_raw_parts_mut(target.at(start * column), width * column) };
+            // `padded` counts it so. It is zeroed here so that all threads share the system's work of finding memory.
+            let panel = unsafe {
+                target.at(start * column).write_bytes(0, width * column);
+                std::slice::from_raw_parts_mut(target.at(start * column), width * column)
+            };
             let columns = start..n.min(start + width);
             match values {
                 Values::Stored(DType::F32) => pack_panel::<4>(weight.bytes, panel, columns, k, taps, width),
@@ -167,28 +172,6 @@ impl Packed {
         }
         kernels.widen(dtype, &bytes[..len * dtype.size()], &mut scratch[..len]);
         scratch.as_ptr()
-    }
-}
-
-/// Moves the columns of one panel, values of `SIZE` bytes, from `[n, k, taps]` to `[taps, k, width]`.
-fn pack_panel<const SIZE: usize>(
-    from: &[u8],
-    to: &mut [u8],
-    columns: std::ops::Range<usize>,
-    k: usize,
-    taps: usize,
-    width: usize,
-) {
-    let (from, _) = from.as_chunks::<SIZE>();
-    let (to, _) = to.as_chunks_mut::<SIZE>();
-    let from = &from[columns.start * k * taps..columns.end * k * taps];
-    for i in 0..k {
-        for tap in 0..taps {
-            let row = &mut to[(tap * k + i) * width..][..columns.len()];
-            for (to, from) in row.iter_mut().zip(from[i * taps + tap..].iter().step_by(k * taps)) {
-                *to = *from;
-            }
-        }
     }
 }
 
