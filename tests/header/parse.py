@@ -19,7 +19,7 @@ assert version == major * 1000000 + minor * 1000 + patch, (version, text)
 
 # Enumerations arrive by name, sizes as layout.c has them.
 assert library.DIFFUSION_OPTION_PROMPT == 1 and library.DIFFUSION_ERROR_NUMERIC == -16
-assert ffi.sizeof("diffusion_engine_desc") == 64 and ffi.sizeof("diffusion_result") == 80
+assert ffi.sizeof("diffusion_engine_desc") == 72 and ffi.sizeof("diffusion_result") == 80
 
 # A call through a structure, and one that fails with an error object.
 info = ffi.new("diffusion_option_info *", {"struct_size": ffi.sizeof("diffusion_option_info")})
