@@ -44,6 +44,11 @@ static void any_number_of_threads_gives_the_same_bits(void) {
         picture_free(&p);
     }
     picture_free(&one);
+
+    diffusion_engine *engine = NULL;
+    diffusion_error *error = NULL;
+    desc.threads = 4096;
+    CHECK_ERROR(diffusion_engine_new(&desc, &engine, &error), error, DIFFUSION_ERROR_INVALID_ARGUMENT, "threads");
 }
 
 static void strict_is_closer_to_the_definition_and_another_way(void) {
