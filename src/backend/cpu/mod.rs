@@ -40,6 +40,7 @@ use self::kernel::Kernels;
 use self::pack::Packed;
 use self::pool::{Block, Buffer, Memory, Pool};
 use self::simd::Simd;
+pub use self::simd::ignored_environment;
 use self::threads::ThreadPool;
 use super::{
     Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, WeightFormat, run_once,
@@ -97,12 +98,13 @@ impl Cpu {
     /// A CPU that computes with `threads` threads, the caller's included (0: one for each processor that this
     /// process may use), and allocates at most `memory_limit` bytes for weights and activations together.
     ///
-    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2 or avx512) limits the instructions it uses.
+    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2 or avx512) limits the instructions it uses;
+    /// [`ignored_environment`] tells of another value.
     ///
-    /// Fails with `InvalidArgument` for more threads than `limits::THREADS` or another value of that variable, and
-    /// with `OutOfMemory` when the system starts no more threads.
+    /// Fails with `InvalidArgument` for more threads than `limits::THREADS`, and with `OutOfMemory` when the system
+    /// starts no more threads.
     pub fn new(threads: usize, memory_limit: Option<u64>) -> Result<Self> {
-        Self::with_simd(threads, memory_limit, Simd::detect()?)
+        Self::with_simd(threads, memory_limit, Simd::detect())
     }
 
     fn with_simd(threads: usize, memory_limit: Option<u64>, simd: Simd) -> Result<Self> {
