@@ -104,21 +104,38 @@ impl Cpu {
     /// Fails with `InvalidArgument` for more threads than `limits::THREADS`, and with `OutOfMemory` when the system
     /// starts no more threads.
     pub fn new(threads: usize, memory_limit: Option<u64>) -> Result<Self> {
-        Self::with_simd(threads, memory_limit, Simd::detect())
+        let processors = std::thread::available_parallelism().ok().map(usize::from);
+        let threads = match threads {
+            0 => processors.unwrap_or(1).min(limits::THREADS as usize),
+            _ => threads,
+        };
+        Self::with_processors(threads, processors.unwrap_or(threads), memory_limit, Simd::detect())
     }
 
+    /// For tests: work is cut for all `threads`, whatever the machine has.
+    #[cfg(test)]
     fn with_simd(threads: usize, memory_limit: Option<u64>, simd: Simd) -> Result<Self> {
+        Self::with_processors(threads, threads, memory_limit, simd)
+    }
+
+    fn with_processors(
+        threads: usize,
+        processors: usize,
+        memory_limit: Option<u64>,
+        simd: Simd,
+    ) -> Result<Self> {
         let most = limits::THREADS as usize;
         if threads > most {
             bail!(InvalidArgument, "{threads} threads, at most {most}");
         }
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(most),
-            _ => threads,
-        };
         let memory = Memory::new(memory_limit);
         let pool = Pool::new(&memory);
-        let device = Device { threads: ThreadPool::new(threads)?, simd, kernels: Kernels::new(simd), memory };
+        let device = Device {
+            threads: ThreadPool::new(threads, processors)?,
+            simd,
+            kernels: Kernels::new(simd),
+            memory,
+        };
         Ok(Self {
             device: Arc::new(device),
             pool,
@@ -142,6 +159,11 @@ impl Cpu {
     /// Threads that compute, the caller's included.
     pub fn threads(&self) -> usize {
         self.device.threads.threads()
+    }
+
+    /// Threads that work on one operation: no more than there are processors.
+    fn concurrency(&self) -> usize {
+        self.device.threads.concurrency()
     }
 
     /// Bytes allocated now: weights and activations of all sessions, with what their pools hold in reserve.
@@ -193,10 +215,10 @@ impl Cpu {
         })
     }
 
-    /// `len` floats for each thread to work in.
+    /// `len` floats for each thread that takes part to work in.
     fn scratch(&self, len: usize) -> Result<Scratch> {
         let stride = scratch_stride(len);
-        let mut block = self.pool.take(stride * self.threads() * size_of::<f32>(), "working memory")?;
+        let mut block = self.pool.take(stride * self.concurrency() * size_of::<f32>(), "working memory")?;
         let start = pack::Target(block.as_mut_ptr().cast());
         Ok(Scratch { _block: block, start, stride })
     }
