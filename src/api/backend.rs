@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::device::{Device, Precision};
 use super::engine::EngineOptions;
 use super::model::ModelOptions;
-use crate::backend::cpu::Cpu;
+use crate::backend::cpu::{Cpu, ignored_environment};
 use crate::backend::cuda::library::Search;
 use crate::backend::cuda::{self, CallersContext, Cuda};
 use crate::backend::shape::Shapes;
@@ -178,6 +178,9 @@ fn cpu(options: &EngineOptions) -> Result<AnyBackend> {
         bail!(Unsupported, "precision: the CPU computes in f32 only, not in {}", precision.suffix());
     }
     let cpu = Cpu::new(options.threads as usize, limit(options.memory_limit_host))?;
+    if let Some(message) = ignored_environment() {
+        options.log.warn(format_args!("{message}"));
+    }
     Ok(AnyBackend::Cpu(cpu.with_strict(options.strict)))
 }
 

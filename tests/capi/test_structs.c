@@ -56,14 +56,21 @@ static void newer_desc_with_a_set_tail_is_refused(void) {
 }
 
 static void older_desc_gives_defaults_for_the_rest(void) {
-    diffusion_engine_desc desc;
-    diffusion_engine *engine = NULL;
-    memset(&desc, 0xff, sizeof desc); /* beyond struct_size nothing may be read */
-    desc.struct_size = (uint32_t)offsetof(diffusion_engine_desc, log_level);
-    desc.device = DIFFUSION_DEVICE_CPU;
-    desc.threads = 1;
-    CHECK_STATUS(diffusion_engine_new(&desc, &engine, NULL), DIFFUSION_OK);
-    diffusion_engine_free(engine);
+    /* Callers from before the log, from before there was a choice of GPU, and from before strict. */
+    static const size_t sizes[] = {offsetof(diffusion_engine_desc, log_level),
+                                   offsetof(diffusion_engine_desc, device_index),
+                                   offsetof(diffusion_engine_desc, strict)};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        diffusion_engine_desc desc;
+        diffusion_engine *engine = NULL;
+        memset(&desc, 0, sizes[i]);
+        memset((char *)&desc + sizes[i], 0xff, sizeof desc - sizes[i]); /* beyond struct_size nothing may be read */
+        desc.struct_size = (uint32_t)sizes[i];
+        desc.device = DIFFUSION_DEVICE_CPU;
+        desc.threads = 1;
+        CHECK_STATUS(diffusion_engine_new(&desc, &engine, NULL), DIFFUSION_OK);
+        diffusion_engine_free(engine);
+    }
 }
 
 static void absurd_sizes_are_refused(void) {

@@ -108,7 +108,7 @@ pub(super) fn attention(
     if !shapes_fit {
         bail!(Internal, "attention: {heads} heads of {}, {} and {}", q.shape, k.shape, v.shape);
     }
-    let sizes = Sizes::new(cpu.device.kernels, cpu.threads(), q.shape, k.shape.pixels(), heads, causal);
+    let sizes = Sizes::new(cpu.device.kernels, cpu.concurrency(), q.shape, k.shape.pixels(), heads, causal);
     let mut out = cpu.tensor(q.shape, "attention")?;
     let [k, v] = [&copied(cpu, &sizes, k)?, &copied(cpu, &sizes, v)?];
     let block = sizes.panels * sizes.nr;

@@ -158,7 +158,7 @@ pub(super) fn run(
     let columns = out.shape.c;
     let halves = if finish.geglu { 2 } else { 1 };
     let all_panels = columns.div_ceil(nr);
-    let cut = Cut::new(kernels, cpu.threads(), out.shape, weight.k, weight.taps, finish.geglu);
+    let cut = Cut::new(kernels, cpu.concurrency(), out.shape, weight.k, weight.taps, finish.geglu);
     let scratch = cpu.scratch(cut.floats())?;
     let Cut { block, pointer_floats, block_len, sums_len } = cut;
     let column_tasks = all_panels.div_ceil(block.panels);

@@ -40,6 +40,7 @@ use self::kernel::Kernels;
 use self::pack::Packed;
 use self::pool::{Block, Buffer, Memory, Pool};
 use self::simd::Simd;
+pub use self::simd::ignored_environment;
 use self::threads::ThreadPool;
 use super::{
     Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, WeightFormat, run_once,
@@ -97,26 +98,44 @@ impl Cpu {
     /// A CPU that computes with `threads` threads, the caller's included (0: one for each processor that this
     /// process may use), and allocates at most `memory_limit` bytes for weights and activations together.
     ///
-    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2 or avx512) limits the instructions it uses.
+    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2 or avx512) limits the instructions it uses;
+    /// [`ignored_environment`] tells of another value.
     ///
-    /// Fails with `InvalidArgument` for more threads than `limits::THREADS` or another value of that variable, and
-    /// with `OutOfMemory` when the system starts no more threads.
+    /// Fails with `InvalidArgument` for more threads than `limits::THREADS`, and with `OutOfMemory` when the system
+    /// starts no more threads.
     pub fn new(threads: usize, memory_limit: Option<u64>) -> Result<Self> {
-        Self::with_simd(threads, memory_limit, Simd::detect()?)
+        let processors = std::thread::available_parallelism().ok().map(usize::from);
+        let threads = match threads {
+            0 => processors.unwrap_or(1).min(limits::THREADS as usize),
+            _ => threads,
+        };
+        Self::with_processors(threads, processors.unwrap_or(threads), memory_limit, Simd::detect())
     }
 
+    /// For tests: work is cut for all `threads`, whatever the machine has.
+    #[cfg(test)]
     fn with_simd(threads: usize, memory_limit: Option<u64>, simd: Simd) -> Result<Self> {
+        Self::with_processors(threads, threads, memory_limit, simd)
+    }
+
+    fn with_processors(
+        threads: usize,
+        processors: usize,
+        memory_limit: Option<u64>,
+        simd: Simd,
+    ) -> Result<Self> {
         let most = limits::THREADS as usize;
         if threads > most {
             bail!(InvalidArgument, "{threads} threads, at most {most}");
         }
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(most),
-            _ => threads,
-        };
         let memory = Memory::new(memory_limit);
         let pool = Pool::new(&memory);
-        let device = Device { threads: ThreadPool::new(threads)?, simd, kernels: Kernels::new(simd), memory };
+        let device = Device {
+            threads: ThreadPool::new(threads, processors)?,
+            simd,
+            kernels: Kernels::new(simd),
+            memory,
+        };
         Ok(Self {
             device: Arc::new(device),
             pool,
@@ -140,6 +159,11 @@ impl Cpu {
     /// Threads that compute, the caller's included.
     pub fn threads(&self) -> usize {
         self.device.threads.threads()
+    }
+
+    /// Threads that work on one operation: no more than there are processors.
+    fn concurrency(&self) -> usize {
+        self.device.threads.concurrency()
     }
 
     /// Bytes allocated now: weights and activations of all sessions, with what their pools hold in reserve.
@@ -191,10 +215,10 @@ impl Cpu {
         })
     }
 
-    /// `len` floats for each thread to work in.
+    /// `len` floats for each thread that takes part to work in.
     fn scratch(&self, len: usize) -> Result<Scratch> {
         let stride = scratch_stride(len);
-        let mut block = self.pool.take(stride * self.threads() * size_of::<f32>(), "working memory")?;
+        let mut block = self.pool.take(stride * self.concurrency() * size_of::<f32>(), "working memory")?;
         let start = pack::Target(block.as_mut_ptr().cast());
         Ok(Scratch { _block: block, start, stride })
     }

@@ -1,7 +1,5 @@
 //! Which vector instructions to compute with, chosen once per engine at run time.
 
-use crate::util::error::{Result, bail};
-
 /// The environment variable that names the widest instruction set to use: to find out whether one is at fault, and to
 /// see here what other machines do.
 const VARIABLE: &str = "LIBDIFFUSION_CPU";
@@ -44,32 +42,28 @@ impl Simd {
     }
 
     /// The fastest path that this machine can run and the environment allows.
-    ///
-    /// Fails with `InvalidArgument` if the variable names no instruction set.
-    pub(super) fn detect() -> Result<Self> {
-        match std::env::var_os(VARIABLE) {
-            None => Self::fastest(None),
-            Some(name) => Self::fastest(Some(&name.to_string_lossy())),
-        }
+    pub(super) fn detect() -> Self {
+        Self::fastest(environment().as_deref().and_then(Self::named))
     }
 
-    /// The fastest path of this machine, none beyond the one named `most`.
-    fn fastest(most: Option<&str>) -> Result<Self> {
-        let fits: fn(Self) -> bool = match most.map(str::to_ascii_lowercase).as_deref() {
-            None | Some("") => |_| true,
-            Some("portable") => |path| path == Simd::Portable,
+    /// The fastest path of this machine, none beyond `most`.
+    fn fastest(most: Option<Self>) -> Self {
+        let fits = |path: &Self| most.is_none_or(|most| *path <= most);
+        Self::available().into_iter().rev().find(fits).unwrap_or(Simd::Portable)
+    }
+
+    /// The one that the environment variable calls `name`.
+    fn named(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "portable" => Some(Simd::Portable),
             #[cfg(target_arch = "x86_64")]
-            Some("sse2") => |path| path <= Simd::Sse2,
+            "sse2" => Some(Simd::Sse2),
             #[cfg(target_arch = "x86_64")]
-            Some("avx2") => |path| path <= Simd::Avx2,
+            "avx2" => Some(Simd::Avx2),
             #[cfg(target_arch = "x86_64")]
-            Some("avx512") => |path| path <= Simd::Avx512,
-            Some(other) => bail!(
-                InvalidArgument,
-                "environment variable {VARIABLE}: {other:?} is none of portable, sse2, avx2 and avx512"
-            ),
-        };
-        Ok(Self::available().into_iter().rev().find(|&path| fits(path)).unwrap_or(Simd::Portable))
+            "avx512" => Some(Simd::Avx512),
+            _ => None,
+        }
     }
 
     /// The name for people.
@@ -84,6 +78,23 @@ impl Simd {
             Simd::Avx512 => "AVX-512",
         }
     }
+}
+
+/// The variable's value; an empty one says nothing.
+fn environment() -> Option<String> {
+    std::env::var_os(VARIABLE).map(|name| name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
+}
+
+/// What to tell of a value that names no instruction set, and so limits nothing: the environment is the user's, and the
+/// program must not fail for it.
+pub fn ignored_environment() -> Option<String> {
+    environment().and_then(|name| ignored(&name))
+}
+
+fn ignored(name: &str) -> Option<String> {
+    Simd::named(name).is_none().then(|| {
+        format!("environment variable {VARIABLE}: {name:?} is none of portable, sse2, avx2 and avx512, and is ignored")
+    })
 }
 
 /// Whether `f32::mul_add` is one instruction on the portable path; elsewhere it would call a slow function.
@@ -129,22 +140,18 @@ pub(super) use vectorized;
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::util::error::Status;
 
     #[test]
     fn a_name_is_a_limit_not_a_promise() {
-        let available = Simd::available();
-        let best = *available.last().unwrap();
-        for most in [None, Some("")] {
-            assert_eq!(Simd::fastest(most).unwrap(), best);
-        }
-        assert_eq!(Simd::fastest(Some("portable")).unwrap(), Simd::Portable);
+        let best = *Simd::available().last().unwrap();
+        assert_eq!(Simd::fastest(None), best);
+        assert_eq!(Simd::fastest(Simd::named("portable")), Simd::Portable);
         #[cfg(target_arch = "x86_64")]
         for (name, path) in [("sse2", Simd::Sse2), ("AVX2", Simd::Avx2), ("avx512", Simd::Avx512)] {
-            assert_eq!(Simd::fastest(Some(name)).unwrap(), path.min(best));
+            assert_eq!(Simd::fastest(Simd::named(name)), path.min(best));
+            assert_eq!(ignored(name), None);
         }
-        let error = Simd::fastest(Some("avx1024")).err().unwrap();
-        assert_eq!(error.status(), Status::InvalidArgument);
-        assert!(error.message().contains("LIBDIFFUSION_CPU") && error.message().contains("avx1024"));
+        let message = ignored("avx1024").unwrap();
+        assert!(message.contains("LIBDIFFUSION_CPU") && message.contains("avx1024"));
     }
 }

@@ -19,7 +19,7 @@ struct Sizes {
 impl Cpu {
     /// A backend that allocates as this one does, on paper; at most `limit` bytes.
     pub(crate) fn shapes(&self, limit: Option<u64>) -> Shapes {
-        let sizes = Sizes { kernels: self.device.kernels, threads: self.threads(), strict: self.strict };
+        let sizes = Sizes { kernels: self.device.kernels, threads: self.concurrency(), strict: self.strict };
         Shapes::new(Arc::new(sizes), limit)
     }
 }

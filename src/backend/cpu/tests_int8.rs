@@ -138,7 +138,7 @@ fn every_precision_of_the_file_is_read() {
 
 #[test]
 fn few_inputs_stay_as_stored() {
-    let cpu = cpu(Simd::detect().unwrap(), 1);
+    let cpu = cpu(Simd::detect(), 1);
     for (k, dtype, values) in [
         (1, DType::F32, Values::Stored(DType::F32)),
         (2, DType::F32, Values::Int8),

@@ -44,6 +44,7 @@ struct Job {
     next: AtomicUsize,
     finished: AtomicUsize,
     slots: AtomicUsize,
+    most_slots: usize,
     cancel: Cancel,
     panicked: AtomicBool,
     panic: Mutex<Option<Error>>,
@@ -58,10 +59,10 @@ unsafe impl Send for Job {}
 unsafe impl Sync for Job {}
 
 impl ThreadPool {
-    /// A pool of `threads` threads: the caller of [`ThreadPool::run`] and `threads - 1` workers.
-    pub(super) fn new(threads: usize) -> Result<Self> {
+    /// A pool of `threads` threads: the caller of [`ThreadPool::run`] and `threads - 1` workers. No more than
+    /// `processors` of them take part in a loop.
+    pub(super) fn new(threads: usize, processors: usize) -> Result<Self> {
         let workers = threads.saturating_sub(1);
-        let processors = thread::available_parallelism().map_or(threads, usize::from);
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue { jobs: Vec::new(), sleeping: 0, shutdown: false }),
             wake: Condvar::new(),
@@ -81,13 +82,19 @@ impl ThreadPool {
         Ok(pool)
     }
 
-    /// Threads that take part in a loop, the caller included.
+    /// All threads, the caller included.
     pub(super) fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
+    /// Most threads that take part in one loop, the caller included: what work is cut for, and how many need working
+    /// memory. To cut it for threads that no processor runs would only repeat what every task does.
+    pub(super) fn concurrency(&self) -> usize {
+        self.shared.useful + 1
+    }
+
     /// Calls `body(task, slot)` once for each `task` below `tasks`, from several threads. `slot` is below
-    /// [`ThreadPool::threads`] and never the same on two threads at a time, so it can index scratch memory.
+    /// [`ThreadPool::concurrency`] and never the same on two threads at a time, so it can index scratch memory.
     ///
     /// Fails with `Cancelled` once `cancel` is set, and with `Internal` when a task panicked; tasks not yet
     /// begun are then skipped.
@@ -112,13 +119,14 @@ impl ThreadPool {
             next: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             slots: AtomicUsize::new(0),
+            most_slots: self.concurrency(),
             cancel: cancel.clone(),
             panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
             done: Mutex::new(tasks == 0),
             wake: Condvar::new(),
         });
-        let shared = tasks > 1 && !self.workers.is_empty();
+        let shared = tasks > 1 && self.shared.useful > 0;
         if shared {
             self.shared.push(&job);
         }
@@ -224,10 +232,13 @@ fn to_wake(tasks: usize, useful: usize, workers: usize, sleeping: usize) -> usiz
 }
 
 impl Job {
-    /// Claims and runs tasks until none is left. Each thread comes here once a job, so slots stay below the
-    /// number of threads.
+    /// Claims and runs tasks until none is left; nothing if as many threads as may are at it. Should that be the
+    /// caller, it waits for them.
     fn work(&self) {
         let slot = self.slots.fetch_add(1, Ordering::Relaxed);
+        if slot >= self.most_slots {
+            return;
+        }
         loop {
             // Relaxed: the counter hands out numbers; the queue's lock published what the tasks read.
             let task = self.next.fetch_add(1, Ordering::Relaxed);
@@ -281,11 +292,12 @@ mod tests {
 
     #[test]
     fn every_task_runs_once_and_slots_are_exclusive() {
-        for threads in [1, 2, 5] {
-            let pool = ThreadPool::new(threads).unwrap();
+        for (threads, processors) in [(1, 1), (2, 2), (5, 9), (5, 5), (5, 2), (64, 3), (4, 1)] {
+            let pool = ThreadPool::new(threads, processors).unwrap();
+            assert_eq!((pool.threads(), pool.concurrency()), (threads, threads.min(processors)));
             for tasks in [0, 1, 2, 7, 1000] {
                 let counts: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
-                let busy: Vec<AtomicBool> = (0..threads).map(|_| AtomicBool::new(false)).collect();
+                let busy: Vec<AtomicBool> = (0..pool.concurrency()).map(|_| AtomicBool::new(false)).collect();
                 pool.run(tasks, &Cancel::default(), |task, slot| {
                     assert!(!busy[slot].swap(true, Ordering::SeqCst), "slot {slot} is used twice");
                     counts[task].fetch_add(1, Ordering::Relaxed);
@@ -294,6 +306,24 @@ mod tests {
                 .unwrap();
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
+        }
+    }
+
+    #[test]
+    fn no_more_threads_take_part_than_there_are_processors() {
+        for processors in [1, 2, 3] {
+            // New workers look for a job before they first sleep, so here all of them come.
+            let pool = ThreadPool::new(16, processors).unwrap();
+            let largest = AtomicUsize::new(0);
+            let done = AtomicUsize::new(0);
+            pool.run(40, &Cancel::default(), |_, slot| {
+                thread::sleep(Duration::from_millis(1));
+                largest.fetch_max(slot, Ordering::Relaxed);
+                done.fetch_add(1, Ordering::Relaxed);
+            })
+            .unwrap();
+            assert!(largest.into_inner() < processors);
+            assert_eq!(done.into_inner(), 40);
         }
     }
 
@@ -324,7 +354,7 @@ mod tests {
     #[test]
     fn a_panic_becomes_an_error_and_the_pool_stays_usable() {
         for threads in [1, 3] {
-            let pool = ThreadPool::new(threads).unwrap();
+            let pool = ThreadPool::new(threads, threads).unwrap();
             let error = pool
                 .run(50, &Cancel::default(), |task, _| assert!(task != 20, "planted in task {task}"))
                 .unwrap_err();
@@ -338,7 +368,7 @@ mod tests {
     #[test]
     fn cancel_stops_between_tasks() {
         for threads in [1, 2] {
-            let pool = ThreadPool::new(threads).unwrap();
+            let pool = ThreadPool::new(threads, threads).unwrap();
             let cancel = Cancel::default();
             let begun = AtomicUsize::new(0);
             let start = Instant::now();
@@ -358,7 +388,7 @@ mod tests {
 
     #[test]
     fn several_callers_and_nested_loops_work() {
-        let pool = ThreadPool::new(3).unwrap();
+        let pool = ThreadPool::new(3, 3).unwrap();
         let sum = AtomicUsize::new(0);
         thread::scope(|scope| {
             for _ in 0..4 {
@@ -381,7 +411,7 @@ mod tests {
     #[test]
     fn the_last_owner_may_go_on_a_worker() {
         for _ in 0..20 {
-            let pool = Arc::new(ThreadPool::new(4).unwrap());
+            let pool = Arc::new(ThreadPool::new(4, 4).unwrap());
             let owners = Mutex::new(vec![Arc::clone(&pool); 64]);
             // Leak nothing: whichever thread pops the last clone after `pool` is gone drops the pool.
             let inner = Arc::clone(&pool);

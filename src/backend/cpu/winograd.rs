@@ -173,7 +173,7 @@ pub(super) fn run(
     let (down, across) = (shape.h.div_ceil(tile_side), shape.w.div_ceil(tile_side));
     let tiles = shape.n * down * across;
     let panels = shape.c.div_ceil(nr);
-    let room = Room::new(kernels, transforms, shape, weight.k, cpu.threads());
+    let room = Room::new(kernels, transforms, shape, weight.k, cpu.concurrency());
     let cut = &room.cut;
     let column_tasks = panels.div_ceil(cut.panels);
 
