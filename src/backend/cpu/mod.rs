@@ -494,6 +494,10 @@ impl Backend for Cpu {
         block: &ResidualBlock<'_, Cpu>,
     ) -> Result<CpuTensor> {
         let mut x = x;
+        if upsample.is_some() {
+            // What served the smaller images is of no use to the larger.
+            self.pool.trim();
+        }
         let sizes = BlockSizes {
             x: x.shape,
             own: x.is_own(),

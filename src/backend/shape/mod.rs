@@ -576,6 +576,9 @@ impl Backend for Shapes {
         block: &ResidualBlock<'_, Shapes>,
     ) -> Result<ShapeTensor> {
         let mut x = x;
+        if upsample.is_some() {
+            self.give_up_reserves();
+        }
         let sizes = Block {
             x: x.shape,
             own: x.is_own(),
