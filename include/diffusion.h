@@ -495,10 +495,18 @@ typedef struct diffusion_engine_desc {
      * before the places where they usually are; NULL = none.
      */
     const char *cuda_library_directory;
+    /**
+     * 1 = the CPU computes every convolution by its definition; 0 = 3x3 convolutions by Winograd's
+     * algorithms, which take a third of the time. The relative error (L2) of a Stable Diffusion 1.5
+     * U-Net is then 1.6e-6 instead of 1.0e-6.
+     */
+    uint32_t strict;
+    /** 0 */
+    uint32_t reserved;
 } diffusion_engine_desc;
 /** A diffusion_engine_desc with struct_size set and all else zero. */
 #define DIFFUSION_ENGINE_DESC_INIT \
-    { sizeof(diffusion_engine_desc), 0, 0, 0, 0, NULL, NULL, 0, 0, 0, NULL }
+    { sizeof(diffusion_engine_desc), 0, 0, 0, 0, NULL, NULL, 0, 0, 0, NULL, 0, 0 }
 
 /**
  * Facts about an engine.
@@ -553,6 +561,9 @@ DIFFUSION_API void diffusion_engine_desc_init(diffusion_engine_desc *desc, size_
  * Makes an engine: finds the device and starts its threads.
  *
  * CUDA's libraries are looked for, and loaded, when the first engine needs them and stay loaded.
+ *
+ * The CPU's instruction set is found at run time. To keep it from those past one, set the
+ * environment variable LIBDIFFUSION_CPU to portable, sse2, avx2 or avx512.
  *
  * \param desc What is wanted; NULL = all defaults.
  * \param engine Receives the engine, to be freed with diffusion_engine_free(); NULL on failure.
@@ -702,14 +713,36 @@ DIFFUSION_API const char *diffusion_device_list_reason(const diffusion_device_li
  *  \{ */
 
 /**
+ * What the weights are in memory: a value of ::diffusion_weight_format_enum.
+ * \since 0.1.0
+ */
+typedef int32_t diffusion_weight_format;
+
+/** Values of ::diffusion_weight_format. */
+enum diffusion_weight_format_enum {
+    /** In the precision of the files on the CPU, in that of the engine on CUDA. */
+    DIFFUSION_WEIGHT_FORMAT_AS_STORED = 0,
+    /**
+     * Linear layers and convolutions, but for the U-Net's first and last, as 8-bit integers with a
+     * scale for every 64 inputs of an output. The weights of Stable Diffusion 1.5 take 1.18 GB for
+     * 2.14 GB in f16, a step about the same time. One evaluation of the default model's U-Net is
+     * 0.6 % off (relative L2), its pictures have a PSNR of 52 dB and more against f16. CPU only.
+     */
+    DIFFUSION_WEIGHT_FORMAT_INT8 = 1
+};
+
+/**
  * How to load a model. All zero (but for struct_size) is the default.
  * \since 0.1.0
  */
 typedef struct diffusion_model_desc {
     /** sizeof(diffusion_model_desc) */
     uint32_t struct_size;
-    /** 0 */
-    uint32_t reserved;
+    /**
+     * What the weights are in memory. A format that the device does not have is
+     * ::DIFFUSION_ERROR_UNSUPPORTED.
+     */
+    diffusion_weight_format weights;
     /**
      * Variant in the names of the weight files: "fp16" picks model.fp16.safetensors. NULL = the
      * plain files, or the only ones there are.
@@ -768,10 +801,11 @@ typedef struct diffusion_model_info {
  * \param error Receives the error on failure, else NULL; may be NULL.
  * \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_NOT_FOUND if the folder or one of its files is not
  *     there; ::DIFFUSION_ERROR_FORMAT for a file that is corrupt or contradicts another;
- *     ::DIFFUSION_ERROR_UNSUPPORTED for a component this version does not know;
- *     ::DIFFUSION_ERROR_IO; ::DIFFUSION_ERROR_NUMERIC; ::DIFFUSION_ERROR_OUT_OF_MEMORY;
- *     ::DIFFUSION_ERROR_INVALID_ARGUMENT; on CUDA also ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY,
- *     ::DIFFUSION_ERROR_DEVICE and ::DIFFUSION_ERROR_DEVICE_LOST.
+ *     ::DIFFUSION_ERROR_UNSUPPORTED for a component this version does not know or weights the
+ *     device does not have; ::DIFFUSION_ERROR_IO; ::DIFFUSION_ERROR_NUMERIC;
+ *     ::DIFFUSION_ERROR_OUT_OF_MEMORY; ::DIFFUSION_ERROR_INVALID_ARGUMENT; on CUDA also
+ *     ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY, ::DIFFUSION_ERROR_DEVICE and
+ *     ::DIFFUSION_ERROR_DEVICE_LOST.
  * \threadsafety Any thread.
  * \since 0.1.0
  */

@@ -102,6 +102,10 @@ else
     grep -qE '^cuda 0  .*, [0-9.]+ GiB, compute capability [0-9.]+$' "$work/devices" ||
         fail "--device help lists no device: $(cat "$work/devices")"
 fi
+"$txt2img" "${cat[@]}" --device cpu --weights int8 --seed 8 -o "$work/int8.png" >/dev/null || fail "--weights int8 does not work"
+if cmp -s "$work/int8.png" "$work/single.png"; then fail "--weights int8 changes nothing"; fi
+"$txt2img" "${cat[@]}" --device cpu --weights stored --seed 8 -o "$work/stored.png" >/dev/null
+refused "--weights 'int4'" "${cat[@]}" --weights int4
 refused "--precision 'half'" "${cat[@]}" --precision half
 refused f16 "${cat[@]}" --device cpu --precision f16
 refused "--device-index '-1'" "${cat[@]}" --device-index -1

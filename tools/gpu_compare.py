@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from compare_torch import EngineDesc, Result  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+from libdiffusion import EngineDesc, Result  # noqa: E402
 
 PROMPT = "a photograph of an astronaut riding a horse"
 DEVICES = {"cpu": 1, "cuda": 2}

@@ -44,6 +44,7 @@ static const char *const USAGE =
     "  --device NAME      auto, cpu or cuda; `help` lists the GPUs\n"
     "  --device-index N   which GPU, from 0\n"
     "  --precision NAME   what it computes in: default, f16, bf16 or f32\n"
+    "  --weights NAME     what weights are in memory: stored or int8 (CPU only)\n"
     "  -o, --output FILE  where the picture goes (out.png)\n"
     "  --help             this text\n";
 
@@ -54,6 +55,7 @@ typedef struct settings {
     const char *model;
     const char *output;
     diffusion_engine_desc engine;
+    diffusion_model_desc load;
     const char *sets[SETS_MAX]; /* the NAME=VALUE of each --set */
     int set_count;
 } settings;
@@ -275,8 +277,8 @@ static int parse_arguments(int argc, char **argv, const char **values, settings 
             if (strcmp(flag, REQUEST_FLAGS[k].flag) == 0) known = k;
         int of_engine = strcmp(flag, "--threads") == 0 || strcmp(flag, "--device") == 0 ||
                         strcmp(flag, "--device-index") == 0 || strcmp(flag, "--precision") == 0;
-        int other = strcmp(flag, "--set") == 0 || strcmp(flag, "--model") == 0 || strcmp(flag, "--output") == 0 ||
-                    strcmp(flag, "-o") == 0;
+        int other = strcmp(flag, "--set") == 0 || strcmp(flag, "--model") == 0 || strcmp(flag, "--weights") == 0 ||
+                    strcmp(flag, "--output") == 0 || strcmp(flag, "-o") == 0;
         if (known < 0 && !of_engine && !other) {
             fprintf(stderr, "%s: unknown option '%s'; see --help\n", PROGRAM, flag);
             return 1;
@@ -299,6 +301,9 @@ static int parse_arguments(int argc, char **argv, const char **values, settings 
             s->sets[s->set_count++] = value;
         } else if (strcmp(flag, "--model") == 0) {
             s->model = value;
+        } else if (strcmp(flag, "--weights") == 0) {
+            static const char *const formats[] = {"stored", "int8"};
+            if (!parse_name(value, formats, 2, &s->load.weights)) return fail_value(flag, value, "stored or int8");
         } else if (of_engine) {
             int code = set_engine(&s->engine, flag, value);
             if (code >= 0) return code;
@@ -388,7 +393,7 @@ typedef struct handles {
 
 static int generate(const settings *s, const char **values, handles *h) {
     if (diffusion_engine_new(&s->engine, &h->engine, &h->error) != DIFFUSION_OK) return 1;
-    if (diffusion_model_load(h->engine, s->model, NULL, &h->model, &h->error) != DIFFUSION_OK) return 1;
+    if (diffusion_model_load(h->engine, s->model, &s->load, &h->model, &h->error) != DIFFUSION_OK) return 1;
     if (diffusion_session_new(h->model, NULL, &h->session, &h->error) != DIFFUSION_OK) return 1;
     if (diffusion_request_new(h->model, &h->request, &h->error) != DIFFUSION_OK) return 1;
     for (int k = 0; k < REQUEST_FLAG_COUNT; k++) {
@@ -403,7 +408,7 @@ static int generate(const settings *s, const char **values, handles *h) {
 }
 
 int main(int argc, char **argv) {
-    settings s = {NULL, "out.png", DIFFUSION_ENGINE_DESC_INIT, {NULL}, 0};
+    settings s = {NULL, "out.png", DIFFUSION_ENGINE_DESC_INIT, DIFFUSION_MODEL_DESC_INIT, {NULL}, 0};
     const char *values[REQUEST_FLAG_COUNT] = {NULL};
     int exit_code = parse_arguments(argc, argv, values, &s);
     if (exit_code >= 0) return exit_code;

@@ -7,7 +7,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use diffusion::api::{Engine, EngineOptions, Error, Model, OptionId, Request, Session, SessionOptions};
+use diffusion::api::{
+    Engine, EngineOptions, Error, Model, ModelOptions, OptionId, Request, Session, SessionOptions,
+};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,7 +25,7 @@ fn main() {
 
 fn generate(model: &Path, prompt: &str, output: &Path) -> Result<(), Error> {
     let engine = Engine::new(EngineOptions::default())?;
-    let model = Model::load(&engine, model, None)?;
+    let model = Model::load(&engine, model, ModelOptions::default())?;
     let session = Session::new(&model, SessionOptions::default())?;
 
     let mut request = Request::new(&model);

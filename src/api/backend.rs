@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::device::{Device, Precision};
 use super::engine::EngineOptions;
-use crate::backend::Backend;
+use super::model::ModelOptions;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::library::Search;
 use crate::backend::cuda::{self, CallersContext, Cuda};
 use crate::backend::shape::Shapes;
+use crate::backend::{Backend, WeightFormat};
 use crate::pipeline::request::{Observer, Output, Request};
 use crate::pipeline::{Info, Pipeline};
 use crate::sampling::SchedulerConfig;
@@ -53,21 +54,37 @@ impl AnyBackend {
     }
 
     /// [`Pipeline::load`].
-    pub(super) fn load(&self, path: &Path, variant: Option<&str>, log: &Log) -> Result<Box<dyn AnyPipeline>> {
+    ///
+    /// # Errors
+    /// Also `Unsupported` for a format of weights that the device does not have.
+    pub(super) fn load(
+        &self,
+        path: &Path,
+        options: ModelOptions<'_>,
+        log: &Log,
+    ) -> Result<Box<dyn AnyPipeline>> {
+        let ModelOptions { variant, weights } = options;
         match self {
-            Self::Cpu(cpu) => Loaded::load(path, variant, cpu, log),
+            Self::Cpu(cpu) => Loaded::load(path, variant, &cpu.with_weights(weights), log),
             Self::Cuda(cuda) => {
+                check_cuda_weights(weights)?;
                 let _callers = CallersContext::keep();
                 Loaded::load(path, variant, cuda, log)
             }
         }
     }
 
-    /// A backend that counts what this one would allocate, at most `limit` bytes.
-    pub(super) fn shapes(&self, limit: Option<u64>) -> Shapes {
+    /// A backend that counts what this one would allocate with such weights, at most `limit` bytes.
+    ///
+    /// # Errors
+    /// `Unsupported` for a format of weights that the device does not have.
+    pub(super) fn shapes(&self, weights: WeightFormat, limit: Option<u64>) -> Result<Shapes> {
         match self {
-            Self::Cpu(cpu) => cpu.shapes(limit),
-            Self::Cuda(cuda) => cuda.shapes(limit),
+            Self::Cpu(cpu) => Ok(cpu.shapes(limit).with_weights(weights)),
+            Self::Cuda(cuda) => {
+                check_cuda_weights(weights)?;
+                Ok(cuda.shapes(limit))
+            }
         }
     }
 
@@ -160,7 +177,8 @@ fn cpu(options: &EngineOptions) -> Result<AnyBackend> {
     if let Some(precision @ (Precision::F16 | Precision::Bf16)) = options.precision {
         bail!(Unsupported, "precision: the CPU computes in f32 only, not in {}", precision.suffix());
     }
-    Ok(AnyBackend::Cpu(Cpu::new(options.threads as usize, limit(options.memory_limit_host))?))
+    let cpu = Cpu::new(options.threads as usize, limit(options.memory_limit_host))?;
+    Ok(AnyBackend::Cpu(cpu.with_strict(options.strict)))
 }
 
 fn cuda(options: &EngineOptions) -> Result<AnyBackend> {
@@ -172,6 +190,15 @@ fn cuda(options: &EngineOptions) -> Result<AnyBackend> {
         log: options.log.clone(),
     })?;
     Ok(AnyBackend::Cuda(cuda))
+}
+
+fn check_cuda_weights(weights: WeightFormat) -> Result<()> {
+    match weights {
+        WeightFormat::AsStored => Ok(()),
+        WeightFormat::Int8 => {
+            bail!(Unsupported, "weights: CUDA has no int8; load them as stored, or on the CPU")
+        }
+    }
 }
 
 fn limit(bytes: u64) -> Option<u64> {

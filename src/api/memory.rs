@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::engine::Engine;
+use super::model::ModelOptions;
 use crate::backend::Backend;
 use crate::backend::shape::Shapes;
 use crate::pipeline::Pipeline;
@@ -50,21 +51,22 @@ impl Engine {
     /// the weight files are read. Nothing is allocated on the device.
     ///
     /// # Errors
-    /// Those of [`super::Model::load`], but for what only the weights' values tell; `InvalidArgument` for a size that
+    /// Those of [`Model::load`](super::Model::load), but for what only the weights' values tell; `InvalidArgument` for a size that
     /// the model cannot have.
     pub fn predict_memory(
         &self,
         path: &Path,
-        variant: Option<&str>,
+        options: ModelOptions<'_>,
         query: &MemoryQuery,
     ) -> Result<MemoryPrediction> {
         let limit = self.backend().most_memory();
-        let shapes = self.backend().shapes(None);
+        let ModelOptions { variant, weights: format } = options;
+        let shapes = self.backend().shapes(format, None)?;
         let weights = rehearse(&shapes, path, variant, query)?;
         let total = shapes.memory_peak();
         let fits = match limit {
             Some(limit) if total > limit => {
-                match rehearse(&self.backend().shapes(Some(limit)), path, variant, query) {
+                match rehearse(&self.backend().shapes(format, Some(limit))?, path, variant, query) {
                     Ok(_) => true,
                     Err(error) if error.status() == Status::OutOfMemory => false,
                     Err(error) => return Err(error),
@@ -100,6 +102,7 @@ mod tests {
 
     use super::*;
     use crate::api::{Device, EngineOptions, Model, OptionId, Precision, Session, SessionOptions};
+    use crate::backend::WeightFormat;
     use crate::backend::cuda::stand_in::StandIn;
 
     fn folder(name: &str) -> PathBuf {
@@ -116,8 +119,8 @@ mod tests {
         .unwrap()
     }
 
-    fn run(engine: &Engine, path: &Path, query: &MemoryQuery) -> Result<()> {
-        let model = Model::load(engine, path, None)?;
+    fn run(engine: &Engine, path: &Path, options: ModelOptions<'_>, query: &MemoryQuery) -> Result<()> {
+        let model = Model::load(engine, path, options)?;
         let session = Session::new(&model, SessionOptions::default())?;
         let mut request = crate::api::Request::new(&model);
         request.set_int(OptionId::Width, i64::from(query.width))?;
@@ -131,10 +134,14 @@ mod tests {
 
     /// At least what the engine's account says afterwards, and little more.
     fn compare(engine: &Engine, path: &Path, query: &MemoryQuery) {
-        let predicted = engine.predict_memory(path, None, query).unwrap();
+        compare_with(engine, path, ModelOptions::default(), query);
+    }
+
+    fn compare_with(engine: &Engine, path: &Path, options: ModelOptions<'_>, query: &MemoryQuery) {
+        let predicted = engine.predict_memory(path, options, query).unwrap();
         assert_eq!(predicted.total, predicted.weights + predicted.activations);
         assert_eq!(engine.memory_peak(), 0, "a prediction allocates nothing");
-        run(engine, path, query).unwrap();
+        run(engine, path, options, query).unwrap();
         let measured = engine.memory_peak();
         let name = path.display();
         let most = measured + measured / 10 + (1 << 20);
@@ -163,18 +170,43 @@ mod tests {
         for (threads, query) in [1, 2, 5].into_iter().zip(&QUERIES) {
             compare(&cpu(threads, 0), &folder("models/emoji-64"), query);
         }
+        let strict =
+            EngineOptions { device: Device::Cpu, threads: 2, strict: true, ..EngineOptions::default() };
+        compare(&Engine::new(strict).unwrap(), &folder("models/emoji-64"), &QUERIES[0]);
+    }
+
+    /// Of the weights to the byte.
+    #[test]
+    fn predictions_with_int8_are_what_the_engine_takes() {
+        let options = ModelOptions { weights: WeightFormat::Int8, ..ModelOptions::default() };
+        for name in ["models/emoji-64", "tests/golden/models/sd1", "tests/golden/models/sdxl"] {
+            let (path, engine) = (folder(name), cpu(2, 0));
+            compare_with(&engine, &path, options, &QUERIES[0]);
+            let predicted = engine.predict_memory(&path, options, &QUERIES[0]).unwrap();
+            let stored = engine.predict_memory(&path, ModelOptions::default(), &QUERIES[0]).unwrap();
+            assert!(
+                predicted.weights < stored.weights,
+                "{name}: {} of {}",
+                predicted.weights,
+                stored.weights
+            );
+            assert_eq!(predicted.activations, stored.activations, "{name}");
+            let before = engine.memory_used();
+            let _model = Model::load(&engine, &path, options).unwrap();
+            assert_eq!(engine.memory_used() - before, predicted.weights, "{name}");
+        }
     }
 
     #[test]
     fn what_fits_runs_and_what_does_not_fails() {
         let (path, query) = (folder("tests/golden/models/sd1"), &QUERIES[0]);
-        let all = cpu(1, 0).predict_memory(&path, None, query).unwrap();
+        let all = cpu(1, 0).predict_memory(&path, ModelOptions::default(), query).unwrap();
         assert_eq!(all.limit, 0);
         let runs = |limit| {
             let engine = cpu(1, limit);
-            let predicted = engine.predict_memory(&path, None, query).unwrap();
+            let predicted = engine.predict_memory(&path, ModelOptions::default(), query).unwrap();
             assert_eq!((predicted.total, predicted.limit), (all.total, limit));
-            let ran = run(&engine, &path, query);
+            let ran = run(&engine, &path, ModelOptions::default(), query);
             assert_eq!(predicted.fits, ran.is_ok(), "{limit} of {}: {ran:?}", all.total);
             predicted.fits
         };
@@ -191,7 +223,8 @@ mod tests {
         let engine = cpu(1, 0);
         let path = folder("tests/golden/models/sd1");
         let status = |path: &Path, variant, query| {
-            engine.predict_memory(path, variant, &query).map_err(|error| error.status()).err()
+            let options = ModelOptions { variant, ..ModelOptions::default() };
+            engine.predict_memory(path, options, &query).map_err(|error| error.status()).err()
         };
         let fine = MemoryQuery::default();
         assert_eq!(status(&path, None, fine), None);
@@ -211,7 +244,7 @@ mod tests {
         let (engine, path) = (cpu(2, 0), folder("models/emoji-64"));
         let total = |width, batch_size, guided| {
             let query = MemoryQuery { width, height: width, batch_size, steps: 0, guided };
-            engine.predict_memory(&path, None, &query).unwrap().total
+            engine.predict_memory(&path, ModelOptions::default(), &query).unwrap().total
         };
         assert!(total(64, 8, false) > total(64, 1, false));
         assert!(total(64, 8, true) > total(64, 8, false));

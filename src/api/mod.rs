@@ -26,7 +26,7 @@ pub use engine::{Engine, EngineOptions};
 pub use image::{Format, Image};
 pub use job::{Job, JobStage, Progress, Report};
 pub use memory::{MemoryPrediction, MemoryQuery};
-pub use model::Model;
+pub use model::{Model, ModelOptions};
 pub use options::{OptionId, OptionSpec};
 pub(crate) use request::sampler_number;
 pub use request::{GuideFn, ProgressFn, Request};
@@ -34,6 +34,7 @@ pub use sampling::Stepper;
 pub use schedule::Schedule;
 pub use session::{Session, SessionOptions};
 
+pub use crate::backend::WeightFormat;
 pub use crate::pipeline::Info as ModelInfo;
 pub use crate::pipeline::request::{Noise, Profile, Sampler, SigmaSchedule, TimestepSpacing};
 pub use crate::util::error::{Error, Result, Status};

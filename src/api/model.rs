@@ -5,8 +5,18 @@ use std::sync::Arc;
 
 use super::backend::AnyPipeline;
 use super::engine::Engine;
+use crate::backend::WeightFormat;
 use crate::pipeline::Info;
 use crate::util::error::Result;
+
+/// How to load a model. The default is the plain files with the weights as they are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ModelOptions<'a> {
+    /// Picks weight files such as `model.fp16.safetensors`; `None` takes the plain file, or the only one there is.
+    pub variant: Option<&'a str>,
+    /// What the weights are in memory.
+    pub weights: WeightFormat,
+}
 
 /// Weights and config, immutable. Cheap to clone; clones are the same model. Keeps its engine alive.
 #[derive(Clone)]
@@ -19,12 +29,17 @@ struct Inner {
 }
 
 impl Model {
-    /// Loads a folder in diffusers layout. `variant` picks weight files such as `model.fp16.safetensors`; `None`
-    /// takes the plain file, or the only one there is.
-    pub fn load(engine: &Engine, path: &Path, variant: Option<&str>) -> Result<Self> {
+    /// Loads a folder in diffusers layout.
+    ///
+    /// # Errors
+    /// Those of [`Pipeline::load`](crate::pipeline::Pipeline::load); `Unsupported` for a format of weights that the
+    /// device does not have.
+    pub fn load(engine: &Engine, path: &Path, options: ModelOptions<'_>) -> Result<Self> {
         let log = engine.log();
-        log.info(format_args!("model: load {} (variant {})", path.display(), variant.unwrap_or("none")));
-        let pipeline = engine.backend().load(path, variant, log)?;
+        let ModelOptions { variant, weights } = options;
+        let variant = variant.unwrap_or("none");
+        log.info(format_args!("model: load {} (variant {variant}, weights {weights:?})", path.display()));
+        let pipeline = engine.backend().load(path, options, log)?;
         let info = pipeline.info();
         log.info(format_args!(
             "model: {}, {} parameters, {}x{}",

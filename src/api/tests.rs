@@ -19,7 +19,7 @@ fn engine() -> Engine {
 
 fn model() -> Model {
     let path = crate::testing::root().join("models/emoji-64");
-    Model::load(&engine(), &path, None).unwrap()
+    Model::load(&engine(), &path, ModelOptions::default()).unwrap()
 }
 
 fn session(model: &Model, queue_limit: u32) -> Session {
@@ -551,7 +551,7 @@ fn the_log_has_prompts_only_at_debug() {
         let options = EngineOptions { device: Device::Cpu, threads: 1, log, ..EngineOptions::default() };
         let engine = Engine::new(options).unwrap();
         let path = crate::testing::root().join("models/emoji-64");
-        let model = Model::load(&engine, &path, None).unwrap();
+        let model = Model::load(&engine, &path, ModelOptions::default()).unwrap();
         session(&model, 0).generate(&request(&model, 1)).unwrap();
         lines.lock().unwrap().join("\n")
     };

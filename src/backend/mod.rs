@@ -99,6 +99,16 @@ impl DType {
     }
 }
 
+/// What weights of linear layers and convolutions are in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum WeightFormat {
+    /// As the file has them, or in the precision of the backend.
+    #[default]
+    AsStored,
+    /// 8-bit integers with a scale for every 64 inputs of an output. The CPU's only.
+    Int8,
+}
+
 /// A weight in a file: row-major little-endian bytes (not necessarily aligned), borrowed from the mapped file.
 /// The loader has checked that `bytes.len() == shape.product() · dtype.size()`.
 #[derive(Debug, Clone, Copy)]
@@ -241,6 +251,17 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn give_up_reserves(&self) {}
     /// The same pool; every operation fails with `Cancelled` soon after `cancel` is set.
     fn with_cancel(&self, cancel: &Cancel) -> Self;
+
+    /// The same backend with weights prepared as [`WeightFormat::AsStored`], for layers that bear no rounding.
+    fn as_stored(&self) -> Self {
+        self.clone()
+    }
+
+    /// Calls `body(task)` once for each task below `tasks`, on the threads that compute where they are the host's.
+    fn on_threads(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        (0..tasks).for_each(body);
+        Ok(())
+    }
 
     /// The largest finite magnitude of an activation.
     fn largest_activation(&self) -> f32 {

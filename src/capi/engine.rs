@@ -126,6 +126,12 @@ pub struct diffusion_engine_desc {
     /// A folder, UTF-8, in which the CUDA libraries (libcublasLt, libnvrtc, libcuda) are looked for before the
     /// places where they usually are; NULL = none.
     pub cuda_library_directory: *const c_char,
+    /// 1 = the CPU computes every convolution by its definition; 0 = 3x3 convolutions by Winograd's algorithms, which
+    /// take a third of the time. The relative error (L2) of a Stable Diffusion 1.5 U-Net is then 1.6e-6 instead of
+    /// 1.0e-6.
+    pub strict: u32,
+    /// 0
+    pub reserved: u32,
 }
 
 // SAFETY: struct_size first, no padding, zeros are valid.
@@ -207,6 +213,9 @@ pub unsafe extern "C" fn diffusion_engine_desc_init(desc: *mut diffusion_engine_
 ///
 /// CUDA's libraries are looked for, and loaded, when the first engine needs them and stay loaded.
 ///
+/// The CPU's instruction set is found at run time. To keep it from those past one, set the environment variable
+/// LIBDIFFUSION_CPU to portable, sse2, avx2 or avx512.
+///
 /// \param desc What is wanted; NULL = all defaults.
 /// \param engine Receives the engine, to be freed with diffusion_engine_free(); NULL on failure.
 /// \param error Receives the error on failure, else NULL; may be NULL.
@@ -239,6 +248,7 @@ pub unsafe extern "C" fn diffusion_engine_new(
                 memory_limit_device: desc.memory_limit_device,
                 cuda_library_directory: opt_str(desc.cuda_library_directory, "cuda_library_directory")?
                     .map(PathBuf::from),
+                strict: flag(desc.strict, "strict")?,
                 log: log(&desc)?,
             })?;
             let device_name = c_string(&engine.device_name());
@@ -296,6 +306,14 @@ pub unsafe extern "C" fn diffusion_engine_get_info(
             };
             out_struct(info, "info", facts)
         })
+    }
+}
+
+fn flag(number: u32, what: &str) -> Result<bool> {
+    match number {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => bail!(InvalidArgument, "{what}: {number} is neither 0 nor 1"),
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::engine::diffusion_engine;
 use super::error::{diffusion_error, diffusion_status};
-use super::ffi::{Struct, guard, in_ref, in_str, in_struct, opt_str, out_struct};
-use super::model::diffusion_model_desc;
+use super::ffi::{Struct, guard, in_ref, in_str, in_struct, out_struct};
+use super::model::{diffusion_model_desc, options};
 use crate::api::MemoryQuery;
 
 /// What decides how much memory a text-to-image request takes. All zero (but for struct_size) is one image of the
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn diffusion_predict_memory(
         guard(error, || {
             let engine = &in_ref(engine, "engine")?.engine;
             let path = Path::new(in_str(path, "path")?);
-            let variant = opt_str(in_struct(desc, "desc")?.variant, "variant")?;
+            let options = options(&in_struct(desc, "desc")?)?;
             let query = in_struct(query, "query")?;
             let query = MemoryQuery {
                 width: query.width,
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn diffusion_predict_memory(
                 steps: query.steps,
                 guided: query.guided != 0,
             };
-            let predicted = engine.predict_memory(path, variant, &query)?;
+            let predicted = engine.predict_memory(path, options, &query)?;
             let facts = diffusion_memory_prediction {
                 struct_size: 0,
                 fits: i32::from(predicted.fits),

@@ -8,7 +8,27 @@ use super::error::{diffusion_error, diffusion_status};
 use super::ffi::{
     self, Handle, Out, Struct, c_string, guard, in_ref, in_str, in_struct, opt_str, out_struct,
 };
-use crate::api::Model;
+use crate::api::{Model, ModelOptions, WeightFormat};
+use crate::util::error::{Result, bail};
+
+/// What the weights are in memory: a value of ::diffusion_weight_format_enum.
+/// \since 0.1.0
+/// \ingroup models
+pub type diffusion_weight_format = i32;
+
+/// Values of ::diffusion_weight_format.
+/// \ingroup models
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum diffusion_weight_format_enum {
+    /// In the precision of the files on the CPU, in that of the engine on CUDA.
+    DIFFUSION_WEIGHT_FORMAT_AS_STORED = 0,
+    /// Linear layers and convolutions, but for the U-Net's first and last, as 8-bit integers with a scale for every 64
+    /// inputs of an output. The weights of Stable Diffusion 1.5 take 1.18 GB for 2.14 GB in f16, a step about the same
+    /// time. One evaluation of the default model's U-Net is 0.6 % off (relative L2), its pictures have a PSNR of
+    /// 52 dB and more against f16. CPU only.
+    DIFFUSION_WEIGHT_FORMAT_INT8 = 1,
+}
 
 /// How to load a model. All zero (but for struct_size) is the default.
 /// \since 0.1.0
@@ -18,8 +38,8 @@ use crate::api::Model;
 pub struct diffusion_model_desc {
     /// sizeof(diffusion_model_desc)
     pub struct_size: u32,
-    /// 0
-    pub reserved: u32,
+    /// What the weights are in memory. A format that the device does not have is ::DIFFUSION_ERROR_UNSUPPORTED.
+    pub weights: diffusion_weight_format,
     /// Variant in the names of the weight files: "fp16" picks model.fp16.safetensors. NULL = the plain files, or
     /// the only ones there are.
     pub variant: *const c_char,
@@ -93,7 +113,8 @@ impl Handle for diffusion_model {
 /// \param error Receives the error on failure, else NULL; may be NULL.
 /// \returns ::DIFFUSION_OK; ::DIFFUSION_ERROR_NOT_FOUND if the folder or one of its files is not there;
 /// ::DIFFUSION_ERROR_FORMAT for a file that is corrupt or contradicts another; ::DIFFUSION_ERROR_UNSUPPORTED for a
-/// component this version does not know; ::DIFFUSION_ERROR_IO; ::DIFFUSION_ERROR_NUMERIC;
+/// component this version does not know or weights the device does not have; ::DIFFUSION_ERROR_IO;
+/// ::DIFFUSION_ERROR_NUMERIC;
 /// ::DIFFUSION_ERROR_OUT_OF_MEMORY; ::DIFFUSION_ERROR_INVALID_ARGUMENT; on CUDA also
 /// ::DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY, ::DIFFUSION_ERROR_DEVICE and ::DIFFUSION_ERROR_DEVICE_LOST.
 /// \threadsafety Any thread.
@@ -114,8 +135,8 @@ pub unsafe extern "C" fn diffusion_model_load(
             let out = Out::new(model, "model")?;
             let engine = &in_ref(engine, "engine")?.engine;
             let path = Path::new(in_str(path, "path")?);
-            let variant = opt_str(in_struct(desc, "desc")?.variant, "variant")?;
-            let model = Model::load(engine, path, variant)?;
+            let desc = in_struct(desc, "desc")?;
+            let model = Model::load(engine, path, options(&desc)?)?;
             let pipeline_class = c_string(&model.info().pipeline_class);
             let prediction_type = c_string(model.info().prediction_type);
             let default_sampler = c_string(model.default_sampler());
@@ -123,6 +144,20 @@ pub unsafe extern "C" fn diffusion_model_load(
             Ok(())
         })
     }
+}
+
+/// What a description says.
+///
+/// # Safety
+/// Its strings are NULL or valid for `'a`.
+pub(super) unsafe fn options<'a>(desc: &diffusion_model_desc) -> Result<ModelOptions<'a>> {
+    let weights = match desc.weights {
+        0 => WeightFormat::AsStored,
+        1 => WeightFormat::Int8,
+        number => bail!(InvalidArgument, "weights: there is no format {number}"),
+    };
+    // SAFETY: passed on from the caller.
+    Ok(ModelOptions { variant: unsafe { opt_str(desc.variant, "variant") }?, weights })
 }
 
 /// Frees a model.

@@ -164,7 +164,7 @@ fn facts_are_written_as_far_as_the_callers_structure_goes() {
 #[test]
 fn structures_have_no_holes() {
     // The size is that of the fields: each begins where the one before it ends.
-    assert_eq!(size_of::<diffusion_engine_desc>(), 6 * 4 + 2 * 8 + 3 * size_of::<usize>());
+    assert_eq!(size_of::<diffusion_engine_desc>(), 8 * 4 + 2 * 8 + 3 * size_of::<usize>());
     assert_eq!(size_of::<diffusion_engine_info>(), 6 * 4 + 3 * 8 + size_of::<usize>());
     assert_eq!(size_of::<diffusion_model_desc>(), 2 * 4 + size_of::<usize>());
     assert_eq!(size_of::<diffusion_model_info>(), 6 * 4 + 2 * 8 + 3 * size_of::<usize>());
@@ -382,14 +382,14 @@ fn null_is_an_error_everywhere() {
 #[test]
 fn an_engine_from_a_newer_header_is_refused() {
     let mut engine = null_mut();
-    let mut desc = [0u64; 9];
-    // SAFETY: 72 bytes, of which the library knows 64.
+    let mut desc = [0u64; 10];
+    // SAFETY: 80 bytes, of which the library knows 72.
     unsafe {
-        diffusion_engine_desc_init(desc.as_mut_ptr().cast(), 72);
+        diffusion_engine_desc_init(desc.as_mut_ptr().cast(), 80);
         let pointer = desc.as_mut_ptr();
         assert_eq!(diffusion_engine_new(pointer.cast(), &raw mut engine, null_mut()), OK);
         diffusion_engine_free(engine);
-        *pointer.add(8) = 1;
+        *pointer.add(9) = 1;
         assert_eq!(diffusion_engine_new(pointer.cast(), &raw mut engine, null_mut()), VERSION_MISMATCH);
         assert!(engine.is_null());
     }

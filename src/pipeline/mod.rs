@@ -19,6 +19,7 @@ mod tests_step;
 mod text;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::models::autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig};
@@ -28,7 +29,7 @@ use crate::sampling::{Sampler, SchedulerConfig};
 use crate::util::error::{Result, bail};
 use crate::util::log::Log;
 use crate::weights::json::read_json;
-use crate::weights::{Checkpoint, Scope};
+use crate::weights::{Checkpoint, Scope, Spread};
 use model_index::{Family, ModelIndex};
 use text::TextEncoders;
 
@@ -86,7 +87,12 @@ impl<B: Backend> Pipeline<B> {
                 scheduler.sampler.name()
             ));
         }
-        let mut size = WeightSize { headers_only: !B::READS_WEIGHTS, ..WeightSize::default() };
+        let threads = backend.clone();
+        let mut size = WeightSize {
+            headers_only: !B::READS_WEIGHTS,
+            spread: Some(Arc::new(move |tasks, body| threads.on_threads(tasks, body))),
+            ..WeightSize::default()
+        };
         let text = TextEncoders::load(folder, &index, variant, backend, &mut size)?;
 
         let unet_dir = folder.join("unet");
@@ -150,6 +156,8 @@ struct WeightSize {
     bytes: u64,
     /// Whether the backend leaves the weights' bytes alone.
     headers_only: bool,
+    /// See [`Checkpoint::spread`].
+    spread: Option<Spread>,
 }
 
 impl WeightSize {
@@ -163,6 +171,7 @@ impl WeightSize {
     ) -> Result<T> {
         let mut checkpoint = Checkpoint::open(dir, stem, variant)?;
         checkpoint.headers_only = self.headers_only;
+        checkpoint.spread.clone_from(&self.spread);
         let component = build(&checkpoint.root())?;
         checkpoint.finish()?;
         self.parameters += checkpoint.parameters();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use safetensors::Dtype;
@@ -33,7 +34,12 @@ pub struct Checkpoint {
     pub(super) tensors: BTreeMap<String, Entry>,
     /// Set by a caller who leaves the tensors' bytes alone: nor does then the check that they are finite touch them.
     pub headers_only: bool,
+    /// Who checks the parts of a large tensor; without it they are checked on the caller's thread.
+    pub spread: Option<Spread>,
 }
+
+/// Calls a function once for each number below the first argument, from any threads.
+pub type Spread = Arc<dyn Fn(usize, &(dyn Fn(usize) + Sync)) -> Result<()>>;
 
 /// `*.safetensors.index.json`
 #[derive(Deserialize)]
@@ -58,6 +64,7 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             headers_only: false,
+            spread: None,
         };
         match &source {
             Source::Single(path) => checkpoint.add_file(path, None)?,

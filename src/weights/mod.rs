@@ -8,5 +8,5 @@ mod scope;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Spread};
 pub use scope::Scope;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -11,6 +11,9 @@ use safetensors::Dtype;
 use super::checkpoint::{Checkpoint, Entry};
 use crate::backend::{DType, Weight};
 use crate::util::error::{Error, Result, bail, error};
+
+/// Bytes of a tensor that a thread checks at a time: whole values of every type, and few enough for its cache.
+const PART: usize = 512 << 10;
 
 /// A place in a checkpoint from which tensors are taken.
 #[derive(Clone)]
@@ -142,7 +145,7 @@ impl<'a> Scope<'a> {
         let Some(bytes) = bytes else {
             bail!(Internal, "{}: tensor {name} lies outside its file", self.file(entry));
         };
-        if !self.checkpoint.headers_only && !all_finite(dtype, bytes) {
+        if !self.checkpoint.headers_only && !self.all_finite(dtype, bytes)? {
             bail!(
                 Numeric,
                 "{}: tensor {name} {shape:?} has values that are NaN or infinite",
@@ -151,6 +154,23 @@ impl<'a> Scope<'a> {
         }
         entry.used.store(true, Ordering::Relaxed);
         Ok(Weight { dtype, shape, bytes })
+    }
+
+    /// [`all_finite`], the parts of a large tensor on several threads. That brings the pages of its file in as well.
+    fn all_finite(&self, dtype: DType, bytes: &[u8]) -> Result<bool> {
+        match &self.checkpoint.spread {
+            Some(spread) if bytes.len() > PART => {
+                let finite = AtomicBool::new(true);
+                spread(bytes.len().div_ceil(PART), &|part| {
+                    let part = bytes.chunks(PART).nth(part).unwrap_or_default();
+                    if !all_finite(dtype, part) {
+                        finite.store(false, Ordering::Relaxed);
+                    }
+                })?;
+                Ok(finite.into_inner())
+            }
+            _ => Ok(all_finite(dtype, bytes)),
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Checkpoint;
+use super::{Checkpoint, Spread};
 use crate::backend::DType;
 use crate::util::error::{Result, Status};
 
@@ -184,6 +185,33 @@ fn values_that_are_not_finite_are_named() {
     for (name, length) in [("a", 1), ("b", 2), ("c", 2)] {
         assert!(checkpoint.root().tensor(name, &[length]).is_ok(), "{name}");
     }
+}
+
+#[test]
+fn every_part_of_a_large_tensor_is_checked() {
+    // More than two parts, the last of one value.
+    let length = (1 << 18) + 1;
+    let check = |bad: Option<usize>, spread: Option<Spread>| {
+        let mut values = vec![1.0; length];
+        if let Some(i) = bad {
+            values[i] = f32::INFINITY;
+        }
+        let dir = folder(&safetensors(&[f32s("w", &[length], &values)]));
+        let mut checkpoint = open(&dir).unwrap();
+        checkpoint.spread = spread;
+        checkpoint.root().tensor("w", &[length]).map(|_| ())
+    };
+    let threads: Spread = Arc::new(|tasks, body| {
+        std::thread::scope(|scope| (0..tasks).for_each(|task| drop(scope.spawn(move || body(task)))));
+        Ok(())
+    });
+    for bad in [0, 1 << 17, length - 2, length - 1] {
+        refused(check(Some(bad), Some(threads.clone())), Status::Numeric, &["model.safetensors", "tensor w"]);
+        refused(check(Some(bad), None), Status::Numeric, &["model.safetensors", "tensor w"]);
+    }
+    check(None, Some(threads)).unwrap();
+    let failing: Spread = Arc::new(|_, _| Err(crate::util::error::error!(Internal, "planted")));
+    refused(check(None, Some(failing)), Status::Internal, &["planted"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ int check_failures = 0;
 extern const test version_tests[], null_tests[], structs_tests[], options_tests[], models_tests[], requests_tests[],
     images_tests[], img2img_tests[], latents_tests[], jobs_tests[], threads_tests[], callbacks_tests[], lifecycle_tests[],
     schedule_tests[], sampler_tests[], noise_tests[], guidance_tests[], devices_tests[],
-    memory_tests[], cuda_tests[], panics_tests[];
+    memory_tests[], cpu_tests[], cuda_tests[], panics_tests[];
 
 static const struct {
     const char *name;
@@ -23,7 +23,7 @@ static const struct {
     {"threads", threads_tests},     {"callbacks", callbacks_tests}, {"lifecycle", lifecycle_tests},
     {"schedule", schedule_tests},   {"sampler", sampler_tests},   {"noise", noise_tests},
     {"guidance", guidance_tests},   {"devices", devices_tests},
-    {"memory", memory_tests},
+    {"memory", memory_tests},       {"cpu", cpu_tests},
     /* Only by name: */
     {"cuda", cuda_tests},     /* needs the stand-in driver of tests/driver */
     {"panics", panics_tests}, /* needs a library built with fault-injection */

@@ -1,6 +1,7 @@
 #define _POSIX_C_SOURCE 200809L /* clock_gettime, nanosleep */
 
 #include "support.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -122,6 +123,18 @@ picture generate_picture(diffusion_model *of, const diffusion_request *request) 
 bool same_picture(const picture *a, const picture *b) {
     return a->rgb != NULL && b->rgb != NULL && a->width == b->width && a->height == b->height &&
            memcmp(a->rgb, b->rgb, (size_t)a->width * a->height * 3 * sizeof(float)) == 0;
+}
+
+double psnr(const picture *a, const picture *b) {
+    if (a->rgb == NULL || b->rgb == NULL || a->width != b->width || a->height != b->height) return 0;
+    size_t count = (size_t)a->width * a->height * 3;
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        double difference = (double)a->rgb[i] - (double)b->rgb[i];
+        sum += difference * difference;
+    }
+    double decibels = -10 * log10(sum / (double)count);
+    return decibels > 0 ? decibels : 0;
 }
 
 void picture_free(picture *p) {

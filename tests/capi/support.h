@@ -38,6 +38,8 @@ typedef struct picture {
 picture picture_of(diffusion_image *image);
 picture generate_picture(diffusion_model *model, const diffusion_request *request);
 bool same_picture(const picture *a, const picture *b); /* to the last bit; false when either is empty */
+/* Decibels of a picture in [0, 1] against another; NaN and pictures that are not there are 0. */
+double psnr(const picture *a, const picture *b);
 void picture_free(picture *p);
 
 /* Milliseconds of a clock that only goes forward. */

@@ -4,7 +4,6 @@
 #include "check.h"
 #include "support.h"
 #include <dlfcn.h>
-#include <math.h>
 #include <string.h>
 
 /* The stand-in's own functions; NULL with any other driver. */
@@ -72,6 +71,27 @@ static diffusion_model *load_on(const diffusion_engine_desc *desc) {
     return model;
 }
 
+/* Weights in 8 bits are the CPU's: neither a load nor a prediction takes them for something else. */
+static void int8_weights_are_refused(void) {
+    REQUIRE(reset());
+    diffusion_engine_desc engine_desc = on_device(0);
+    diffusion_model_desc desc = DIFFUSION_MODEL_DESC_INIT;
+    diffusion_memory_prediction prediction = DIFFUSION_MEMORY_PREDICTION_INIT;
+    diffusion_engine *engine = new_engine(&engine_desc);
+    diffusion_model *model = (diffusion_model *)&desc;
+    diffusion_error *error = NULL;
+    desc.weights = DIFFUSION_WEIGHT_FORMAT_INT8;
+    CHECK_ERROR(diffusion_model_load(engine, model_path(), &desc, &model, &error), error, DIFFUSION_ERROR_UNSUPPORTED,
+                "int8");
+    CHECK(model == NULL);
+    CHECK_ERROR(diffusion_predict_memory(engine, model_path(), &desc, NULL, &prediction, &error), error,
+                DIFFUSION_ERROR_UNSUPPORTED, "int8");
+    desc.weights = 2;
+    CHECK_ERROR(diffusion_model_load(engine, model_path(), &desc, &model, &error), error,
+                DIFFUSION_ERROR_INVALID_ARGUMENT, "weights: there is no format 2");
+    diffusion_engine_free(engine);
+}
+
 /* Runs a job to its end, which must be `want`. */
 static void run_to(diffusion_session *session, const diffusion_request *request, diffusion_status want,
                    const char *culprit) {
@@ -89,19 +109,6 @@ static picture session_picture(diffusion_session *session, const diffusion_reque
     diffusion_image_free(image);
     diffusion_job_free(job);
     return p;
-}
-
-/* Decibels of a picture in [0, 1] against another; NaN and pictures that are not there are 0. */
-static double psnr(const picture *a, const picture *b) {
-    if (a->rgb == NULL || b->rgb == NULL || a->width != b->width || a->height != b->height) return 0;
-    size_t count = (size_t)a->width * a->height * 3;
-    double sum = 0;
-    for (size_t i = 0; i < count; i++) {
-        double difference = (double)a->rgb[i] - (double)b->rgb[i];
-        sum += difference * difference;
-    }
-    double decibels = -10 * log10(sum / (double)count);
-    return decibels > 0 ? decibels : 0;
 }
 
 static void devices_are_listed(void) {
@@ -464,5 +471,5 @@ TOPIC(cuda, TEST(devices_are_listed), TEST(a_device_that_does_not_exist), TEST(a
       TEST(engine_info_tells_the_gpu), TEST(pictures_are_those_of_the_cpu), TEST(the_same_seed_gives_the_same_bits),
       TEST(memory_is_told_and_comes_back), TEST(a_job_is_cancelled_while_it_runs),
       TEST(device_memory_ends_in_the_middle_of_a_job), TEST(a_device_too_small_for_the_model),
-      TEST(the_device_limit_is_kept), TEST(a_lost_device_is_lost_alone), TEST(sessions_run_side_by_side),
+      TEST(the_device_limit_is_kept), TEST(int8_weights_are_refused), TEST(a_lost_device_is_lost_alone), TEST(sessions_run_side_by_side),
       TEST(the_callers_context_stays_current));

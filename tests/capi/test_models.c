@@ -167,6 +167,12 @@ static void nan_in_the_weights(void) {
             char *folder = folder_of_model();
             REQUIRE(folder != NULL);
             file_patch(folder, parts[i].file, tensors_data_offset(folder, parts[i].file), bad[k], 2);
+            diffusion_model_desc desc = DIFFUSION_MODEL_DESC_INIT;
+            diffusion_model *model = NULL;
+            diffusion_error *error = NULL;
+            desc.weights = DIFFUSION_WEIGHT_FORMAT_INT8;
+            CHECK_ERROR(diffusion_model_load(shared_engine(), folder, &desc, &model, &error), error,
+                        DIFFUSION_ERROR_NUMERIC, parts[i].tensor);
             refused(folder, DIFFUSION_ERROR_NUMERIC, parts[i].tensor);
         }
     }
@@ -303,6 +309,60 @@ static void unknown_variant(void) {
     CHECK(model == NULL);
 }
 
+static uint64_t memory_used(void) {
+    diffusion_engine_info info = DIFFUSION_ENGINE_INFO_INIT;
+    CHECK_STATUS(diffusion_engine_get_info(shared_engine(), &info, NULL), DIFFUSION_OK);
+    return info.memory_used;
+}
+
+/* Weights in 8 bits: the picture stays much the same, in little more than half the memory, as predicted. */
+static void int8_weights(void) {
+    diffusion_model_desc desc = DIFFUSION_MODEL_DESC_INIT;
+    diffusion_memory_prediction stored = DIFFUSION_MEMORY_PREDICTION_INIT, predicted = stored;
+    diffusion_model *model = NULL;
+    diffusion_request *request = new_request(4, 1);
+    set_size(request, 64);
+    picture expected = generate_picture(shared_model(), request);
+    diffusion_request_free(request);
+
+    CHECK_STATUS(diffusion_predict_memory(shared_engine(), model_path(), &desc, NULL, &stored, NULL), DIFFUSION_OK);
+    desc.weights = DIFFUSION_WEIGHT_FORMAT_INT8;
+    CHECK_STATUS(diffusion_predict_memory(shared_engine(), model_path(), &desc, NULL, &predicted, NULL), DIFFUSION_OK);
+    CHECK(predicted.weights < stored.weights * 7 / 10 && predicted.activations == stored.activations);
+    uint64_t before = memory_used();
+    CHECK_STATUS(diffusion_model_load(shared_engine(), model_path(), &desc, &model, NULL), DIFFUSION_OK);
+    REQUIRE(model != NULL);
+    CHECK(memory_used() - before == predicted.weights);
+    request = new_request_for(model, 4, 1);
+    set_size(request, 64);
+    picture rounded = generate_picture(model, request);
+    diffusion_request_free(request);
+    diffusion_model_free(model);
+    double decibels = psnr(&rounded, &expected);
+    if (decibels < 45) check_failed(__FILE__, __LINE__, "%.1f dB", decibels);
+    CHECK(!same_picture(&rounded, &expected));
+    picture_free(&rounded);
+    picture_free(&expected);
+}
+
+static void weights_that_are_no_format(void) {
+    static const diffusion_weight_format formats[] = {-1, 2, 8, INT32_MIN, INT32_MAX};
+    for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++) {
+        diffusion_model_desc desc = DIFFUSION_MODEL_DESC_INIT;
+        diffusion_memory_prediction prediction = DIFFUSION_MEMORY_PREDICTION_INIT;
+        diffusion_model *model = (diffusion_model *)&desc;
+        diffusion_error *error = NULL;
+        char want[64];
+        desc.weights = formats[i];
+        snprintf(want, sizeof want, "weights: there is no format %d", formats[i]);
+        CHECK_ERROR(diffusion_model_load(shared_engine(), model_path(), &desc, &model, &error), error,
+                    DIFFUSION_ERROR_INVALID_ARGUMENT, want);
+        CHECK(model == NULL);
+        CHECK_ERROR(diffusion_predict_memory(shared_engine(), model_path(), &desc, NULL, &prediction, &error), error,
+                    DIFFUSION_ERROR_INVALID_ARGUMENT, want);
+    }
+}
+
 static void path_that_is_not_utf8(void) { refused_at("models/\xff\xfe", DIFFUSION_ERROR_INVALID_ARGUMENT, "UTF-8"); }
 
 static void memory_limit_below_the_weights(void) {
@@ -329,5 +389,5 @@ TOPIC(models, TEST(undamaged_copy_loads), TEST(info_tells_what_the_configs_say),
       TEST(lying_header_entries), TEST(missing_tensor), TEST(extra_tensor), TEST(wrongly_shaped_tensor),
       TEST(nan_in_the_weights), TEST(config_that_contradicts_its_tensors), TEST(absurd_config_values),
       TEST(unknown_classes), TEST(broken_json), TEST(absent_shard), TEST(shard_that_escapes_its_folder),
-      TEST(file_of_another_format), TEST(unknown_variant), TEST(path_that_is_not_utf8),
-      TEST(memory_limit_below_the_weights));
+      TEST(file_of_another_format), TEST(unknown_variant), TEST(int8_weights),
+      TEST(weights_that_are_no_format), TEST(path_that_is_not_utf8), TEST(memory_limit_below_the_weights));

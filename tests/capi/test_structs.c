@@ -91,7 +91,8 @@ static void desc_init_matches_the_macro(void) {
           function.memory_limit_host == macro.memory_limit_host && function.log == macro.log &&
           function.log_user_data == macro.log_user_data && function.device_index == macro.device_index &&
           function.precision == macro.precision && function.memory_limit_device == macro.memory_limit_device &&
-          function.cuda_library_directory == macro.cuda_library_directory);
+          function.cuda_library_directory == macro.cuda_library_directory &&
+          function.strict == macro.strict && function.reserved == macro.reserved);
 
     /* An older caller's memory ends earlier. */
     struct {

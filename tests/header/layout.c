@@ -9,6 +9,7 @@ SIZE(diffusion_status, 4);
 SIZE(diffusion_option, 4);
 SIZE(diffusion_device, 4);
 SIZE(diffusion_precision, 4);
+SIZE(diffusion_weight_format, 4);
 SIZE(diffusion_log_level, 4);
 SIZE(diffusion_option_type, 4);
 SIZE(diffusion_stage, 4);
@@ -22,7 +23,7 @@ SIZE(diffusion_profile, 4);
 SIZE(diffusion_clip, 4);
 SIZE(diffusion_guidance_method, 4);
 
-SIZE(diffusion_engine_desc, 64);
+SIZE(diffusion_engine_desc, 72);
 AT(diffusion_engine_desc, struct_size, 0);
 AT(diffusion_engine_desc, device, 4);
 AT(diffusion_engine_desc, threads, 8);
@@ -34,6 +35,8 @@ AT(diffusion_engine_desc, device_index, 40);
 AT(diffusion_engine_desc, precision, 44);
 AT(diffusion_engine_desc, memory_limit_device, 48);
 AT(diffusion_engine_desc, cuda_library_directory, 56);
+AT(diffusion_engine_desc, strict, 64);
+AT(diffusion_engine_desc, reserved, 68);
 
 SIZE(diffusion_engine_info, 56);
 AT(diffusion_engine_info, struct_size, 0);
@@ -62,7 +65,7 @@ AT(diffusion_device_info, name, 24);
 
 SIZE(diffusion_model_desc, 16);
 AT(diffusion_model_desc, struct_size, 0);
-AT(diffusion_model_desc, reserved, 4);
+AT(diffusion_model_desc, weights, 4);
 AT(diffusion_model_desc, variant, 8);
 
 SIZE(diffusion_memory_query, 24);

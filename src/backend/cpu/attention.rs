@@ -1,22 +1,33 @@
-//! Attention in tiles: the scores of a few queries with a few hundred keys at a time, never all of them.
+//! Attention in tiles: the scores of a panel of queries with about a hundred keys at a time, never all of them.
 //!
 //! The softmax is taken online: each tile of keys rescales what the earlier ones left (Milakov and Gimelshein
-//! 2018; Dao et al., "FlashAttention", 2022).
+//! 2018; Dao et al., "FlashAttention", 2022). All products are transposed: a micro-kernel's columns are queries, its rows
+//! keys first, then channels. So no size of a head leaves a part of a register empty, the softmax never adds up a
+//! register, and keys and values stay rows of channels; only queries are turned, and results turned back.
 
-use super::kernel::{Kernels, Tile};
-use super::math::{exp2, fma, fold, max};
+use super::attention_kernel::{Parts, Scores, Softmax, Weigh};
+use super::kernel::Kernels;
 use super::pack::Target;
-use super::simd::vectorized;
+use super::pool::Block;
+use super::transpose::{gather, scatter};
 use super::{Cpu, CpuTensor};
 use crate::backend::Shape;
 use crate::util::error::{Result, bail};
 
-/// Keys in a tile. A multiple of every panel width, and of [`LANES`].
-const KEYS: usize = 512;
-/// Weights that the softmax sums side by side.
-const LANES: usize = 16;
-/// Query tiles (of the micro-kernel's rows) in a task.
-const QUERY_TILES: usize = 4;
+/// Values in a cache line.
+const LINE: usize = 16;
+/// Most keys in a tile: a panel's weights stay in the L1 cache.
+const KEYS: usize = 128;
+/// Most queries in a task: what a tile of keys and values is read for, often from afar.
+const QUERIES: usize = 512;
+/// The same where there are few keys, which stay at hand, and the queries of several heads share cache lines.
+const SHORT_QUERIES: usize = 128;
+/// Most values of a panel of queries between two visits of scores to memory: they stay in the L1 cache.
+const PANEL: usize = 5 << 10;
+/// Fewest queries, and most channels of a head, that keys and values are copied for.
+const COPY: (usize, usize) = (2048, 256);
+/// Keys times heads that make a task worth its while: few keys are for several heads at once, which lie side by side.
+const TASK: usize = 1024;
 
 /// Sizes that every part of the computation needs.
 pub(super) struct Sizes {
@@ -25,43 +36,58 @@ pub(super) struct Sizes {
     d: usize,
     queries: usize,
     keys: usize,
-    /// Values of a head's packed keys: `d` rows of each panel of keys.
-    packed_keys: usize,
-    /// Values of a head's packed values: `keys` rows of each panel of channels.
-    packed_values: usize,
     causal: bool,
+    /// Columns of the micro-kernel: queries in a panel.
+    nr: usize,
+    /// Keys in a tile.
+    tile: usize,
+    /// Panels of queries in a task.
+    panels: usize,
+    /// Heads in a task.
+    group: usize,
+    /// From one key to the next, and from one value, where each head has a copy of its own: an odd number of cache lines.
+    /// Where they lie, heads side by side, the steps are often such that rows share few places in the L1 cache.
+    copied: Option<usize>,
 }
 
 impl Sizes {
-    /// For queries of this shape with `keys` keys an image.
-    pub(super) fn new(kernels: &Kernels, q: Shape, keys: usize, heads: usize, causal: bool) -> Self {
-        let d = q.c / heads;
-        Self {
-            heads,
-            d,
-            queries: q.pixels(),
-            keys,
-            packed_keys: kernels.padded(keys) * d,
-            packed_values: kernels.padded(d) * keys,
-            causal,
-        }
+    /// For queries of this shape with `keys` keys an image. How the work is cut into tasks changes no result: each panel
+    /// of queries goes through the same tiles of keys.
+    pub(super) fn new(
+        kernels: &Kernels,
+        threads: usize,
+        q: Shape,
+        keys: usize,
+        heads: usize,
+        causal: bool,
+    ) -> Self {
+        let (d, nr) = (q.c / heads, kernels.nr);
+        let all_panels = q.n * heads * q.pixels().div_ceil(nr);
+        let long = keys >= TASK / 2;
+        let most = if long { QUERIES } else { SHORT_QUERIES } / nr;
+        let panels = (all_panels / (4 * threads)).clamp(1, most);
+        let group = (TASK / keys.max(1)).min(all_panels / panels / (4 * threads)).clamp(1, heads);
+        // Equal tiles: a short last one would rescale for little.
+        let tile = keys.div_ceil(keys.div_ceil(KEYS).max(1));
+        let copies = long && q.pixels() >= COPY.0 && d <= COPY.1;
+        let copied = copies.then_some((d.div_ceil(LINE) | 1) * LINE);
+        Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, copied }
     }
 
-    /// Bytes of the packed keys and of the packed values of `n` images.
-    pub(super) fn packed(&self, n: usize) -> [usize; 2] {
-        [self.packed_keys, self.packed_values].map(|len| n * self.heads * len * size_of::<f32>())
+    /// Bytes of the copies of `n` images' keys, and of their values.
+    pub(super) fn copy_bytes(&self, n: usize) -> Option<usize> {
+        self.copied.map(|step| n * self.heads * self.keys * step * size_of::<f32>())
+    }
+
+    /// Floats of a panel: queries, sums, maxima, and totals.
+    fn panel_floats(&self) -> usize {
+        (2 * self.d + 2) * self.nr
     }
 
     /// Floats that a thread works in.
-    pub(super) fn floats(&self, kernels: &Kernels) -> usize {
-        let block = QUERY_TILES * kernels.mr;
-        pointer_floats(block) + block * (2 + KEYS + kernels.padded(self.d))
+    pub(super) fn floats(&self) -> usize {
+        (self.tile + 1) * self.nr + self.panels * self.panel_floats()
     }
-}
-
-/// Floats in whose place `block` pointers fit.
-fn pointer_floats(block: usize) -> usize {
-    block * size_of::<*const f32>() / size_of::<f32>()
 }
 
 pub(super) fn attention(
@@ -82,249 +108,234 @@ pub(super) fn attention(
     if !shapes_fit {
         bail!(Internal, "attention: {heads} heads of {}, {} and {}", q.shape, k.shape, v.shape);
     }
-    let kernels = cpu.device.kernels;
-    let keys = k.shape.pixels();
-    let sizes = Sizes::new(kernels, q.shape, keys, heads, causal);
-
-    let n = q.shape.n;
+    let sizes = Sizes::new(cpu.device.kernels, cpu.threads(), q.shape, k.shape.pixels(), heads, causal);
     let mut out = cpu.tensor(q.shape, "attention")?;
-    let [bytes_k, bytes_v] = sizes.packed(n);
-    let mut packed_k = cpu.pool.take(bytes_k, "attention")?;
-    let mut packed_v = cpu.pool.take(bytes_v, "attention")?;
-    let key_tiles = keys.div_ceil(KEYS);
-    let k_target = Target(packed_k.as_mut_ptr().cast::<f32>());
-    let v_target = Target(packed_v.as_mut_ptr().cast::<f32>());
-    cpu.parallel(n * heads * key_tiles, |task, _| {
-        let (head, tile) = (task / key_tiles, task % key_tiles);
-        pack_keys(kernels, &sizes, k.values(), head, tile * KEYS, k_target);
-        pack_values(kernels, &sizes, v.values(), head, tile * KEYS, v_target);
-    })?;
-    let packed_k = packed_k.f32(n * heads * sizes.packed_keys);
-    let packed_v = packed_v.f32(n * heads * sizes.packed_values);
-
-    let block = QUERY_TILES * kernels.mr;
+    let [k, v] = [&copied(cpu, &sizes, k)?, &copied(cpu, &sizes, v)?];
+    let block = sizes.panels * sizes.nr;
     let blocks = sizes.queries.div_ceil(block);
-    let width = kernels.padded(sizes.d);
-    let pointer_floats = pointer_floats(block);
-    let scratch = cpu.scratch(sizes.floats(kernels))?;
+    let groups = heads.div_ceil(sizes.group);
+    let scratch = cpu.scratch(sizes.floats())?;
     let target = Target(out.values_mut().as_mut_ptr());
-    cpu.parallel(n * heads * blocks, |task, slot| {
-        let (head, first) = (task / blocks, task % blocks * block);
-        let start = scratch.slot(slot);
-        // SAFETY: a slot belongs to one thread at a time and has room for these parts; the first is at its start,
-        // which is aligned to a cache line.
-        let (pointers, floats) = unsafe {
-            (
-                std::slice::from_raw_parts_mut(start.cast::<*const f32>(), block),
-                std::slice::from_raw_parts_mut(start.add(pointer_floats), block * (2 + KEYS + width)),
-            )
-        };
-        let (maxima, floats) = floats.split_at_mut(block);
-        let (totals, floats) = floats.split_at_mut(block);
-        let (scores, sums) = floats.split_at_mut(block * KEYS);
-        let count = block.min(sizes.queries - first);
-        let state = Queries { first, count, pointers, maxima, totals, scores, sums, width };
-        let head_k = &packed_k[head * sizes.packed_keys..][..sizes.packed_keys];
-        let head_v = &packed_v[head * sizes.packed_values..][..sizes.packed_values];
-        attend(cpu, &sizes, q.values(), head_k, head_v, head, state, target);
+    // Tasks that follow each other have a head's keys and values in common.
+    cpu.parallel(q.shape.n * groups * blocks, |task, slot| {
+        let (group, first) = (task / blocks, task % blocks * block);
+        // SAFETY: a slot belongs to one thread at a time and has this many floats; its start is aligned to a cache line.
+        let room = unsafe { std::slice::from_raw_parts_mut(scratch.slot(slot), sizes.floats()) };
+        let first_head = group % groups * sizes.group;
+        for index in first_head..heads.min(first_head + sizes.group) {
+            let image = group / groups;
+            let head = Head {
+                sizes: &sizes,
+                kernels: cpu.device.kernels,
+                parts: Parts::new(cpu.device.simd),
+                q: &q.values()[token(&sizes, image, sizes.queries, index)..],
+                k: k.head(&sizes, image, index),
+                v: v.head(&sizes, image, index),
+                step: sizes.copied.unwrap_or(channels),
+            };
+            let last = sizes.queries.min(first + block);
+            if cpu.cancel.is_cancelled() {
+                return;
+            }
+            let out = Target(target.at(token(&sizes, image, sizes.queries, index)));
+            head.attend(cpu, first, last, room, out);
+        }
     })?;
     Ok(out)
 }
 
-/// Where channel 0 of a head's token `token` lies, of `tokens` an image.
-fn token_start(sizes: &Sizes, tokens: usize, head: usize, token: usize) -> usize {
-    ((head / sizes.heads * tokens + token) * sizes.heads + head % sizes.heads) * sizes.d
+/// Where a head's channels begin in an image of `tokens` tokens.
+fn token(sizes: &Sizes, image: usize, tokens: usize, head: usize) -> usize {
+    (image * tokens * sizes.heads + head) * sizes.d
 }
 
-/// Writes the panels of a tile of keys from `first`: for each channel, a row of keys.
-fn pack_keys(kernels: &Kernels, sizes: &Sizes, k: &[f32], head: usize, first: usize, target: Target<f32>) {
-    let last = sizes.keys.min(first + KEYS);
-    for start in (first..last).step_by(kernels.nr) {
-        let width = kernels.width(sizes.keys, start / kernels.nr);
-        // SAFETY: this panel belongs to this task alone; all panels before it are whole.
-        let panel = unsafe { target.slice(head * sizes.packed_keys + start * sizes.d, width * sizes.d) };
-        for column in 0..width {
-            let key = start + column;
-            if key < last {
-                let key = &k[token_start(sizes, sizes.keys, head, key)..][..sizes.d];
-                for (row, value) in panel.chunks_exact_mut(width).zip(key) {
-                    row[column] = *value;
-                }
-            } else {
-                panel.chunks_exact_mut(width).for_each(|row| row[column] = 0.0);
+/// Keys or values: where they lie, or copied.
+enum Rows<'a> {
+    There(&'a [f32]),
+    Copied(Block),
+}
+
+impl Rows<'_> {
+    /// A head's rows, from the first on.
+    fn head(&self, sizes: &Sizes, image: usize, head: usize) -> &[f32] {
+        match (self, sizes.copied) {
+            (Rows::Copied(block), Some(step)) => {
+                let len = sizes.keys * step;
+                let index = image * sizes.heads + head;
+                &block.f32((index + 1) * len)[index * len..]
             }
+            (Rows::There(values), _) => &values[token(sizes, image, sizes.keys, head)..],
+            (Rows::Copied(_), None) => &[],
         }
     }
 }
 
-/// Writes a tile of values from `first` into each panel of channels: for each key, a row of channels.
-fn pack_values(kernels: &Kernels, sizes: &Sizes, v: &[f32], head: usize, first: usize, target: Target<f32>) {
-    let last = sizes.keys.min(first + KEYS);
-    for panel in 0..sizes.d.div_ceil(kernels.nr) {
-        let width = kernels.width(sizes.d, panel);
-        let start = panel * kernels.nr;
-        let count = width.min(sizes.d - start);
-        let offset = head * sizes.packed_values + start * sizes.keys;
-        // SAFETY: these rows of the panel belong to this task alone; all panels before it are whole.
-        let rows = unsafe { target.slice(offset + first * width, (last - first) * width) };
-        for (key, row) in rows.chunks_exact_mut(width).enumerate() {
-            let from = token_start(sizes, sizes.keys, head, first + key) + start;
-            row[..count].copy_from_slice(&v[from..][..count]);
-            row[count..].fill(0.0);
+/// Keys or values as `sizes` wants them.
+fn copied<'a>(cpu: &Cpu, sizes: &Sizes, from: &'a CpuTensor) -> Result<Rows<'a>> {
+    let (Some(step), Some(bytes)) = (sizes.copied, sizes.copy_bytes(from.shape.n)) else {
+        return Ok(Rows::There(from.values()));
+    };
+    let mut block = cpu.pool.take(bytes, "attention")?;
+    let target = Target(block.as_mut_ptr().cast::<f32>());
+    let (tiles, channels) = (sizes.keys.div_ceil(sizes.tile), from.shape.c);
+    cpu.parallel(from.shape.n * sizes.heads * tiles, |task, _| {
+        let (head, first) = (task / tiles, task % tiles * sizes.tile);
+        let rows = &from.values()[token(sizes, head / sizes.heads, sizes.keys, head % sizes.heads)..];
+        for key in first..sizes.keys.min(first + sizes.tile) {
+            // SAFETY: this task alone writes these rows of this head.
+            let to = unsafe { target.slice((head * sizes.keys + key) * step, sizes.d) };
+            to.copy_from_slice(&rows[key * channels..][..sizes.d]);
         }
-    }
+    })?;
+    Ok(Rows::Copied(block))
 }
 
-/// A task's queries and what it knows about them so far.
-struct Queries<'a> {
+/// A head of an image.
+struct Head<'a> {
+    sizes: &'a Sizes,
+    kernels: &'a Kernels,
+    parts: &'static Parts,
+    /// From this head's first value on: a row for each token.
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    /// From one key, or value, to the next.
+    step: usize,
+}
+
+/// A panel of queries and what is known about them so far, in rows of `width` queries.
+struct Panel<'a> {
     first: usize,
     count: usize,
-    /// A pointer for each query.
-    pointers: &'a mut [*const f32],
-    /// The largest score of each query so far, in units of log2.
-    maxima: &'a mut [f32],
-    /// The sum of each query's weights so far.
-    totals: &'a mut [f32],
-    /// A tile of scores, then of weights: `KEYS` for each query.
-    scores: &'a mut [f32],
-    /// The weighted sums of values so far: `width` for each query.
-    sums: &'a mut [f32],
     width: usize,
+    /// For each channel a row, times the scale of the scores.
+    queries: &'a mut [f32],
+    /// For each channel a row: the weighted sums of values.
+    sums: &'a mut [f32],
+    /// A row: the largest score of each query, in units of log2.
+    maxima: &'a mut [f32],
+    /// A row: the sum of each query's weights.
+    totals: &'a mut [f32],
 }
 
-/// One head's attention for a block of queries.
-#[allow(clippy::too_many_arguments)]
-fn attend(
-    cpu: &Cpu,
-    sizes: &Sizes,
-    q: &[f32],
-    packed_k: &[f32],
-    packed_v: &[f32],
-    head: usize,
-    queries: Queries<'_>,
-    target: Target<f32>,
-) {
-    let kernels = cpu.device.kernels;
-    let Queries { first, count, pointers, maxima, totals, scores, sums, width } = queries;
-    let (mr, nr) = (kernels.mr, kernels.nr);
-    // Scores become powers of two: e^(s/√d) = 2^(s·scale).
-    let scale = (std::f64::consts::LOG2_E / (sizes.d as f64).sqrt()) as f32;
-    maxima.fill(f32::NEG_INFINITY);
-    totals.fill(0.0);
-    sums.fill(0.0);
-    let visible = if sizes.causal { sizes.keys.min(first + count) } else { sizes.keys };
-    for tile in (0..visible).step_by(KEYS) {
-        if cpu.cancel.is_cancelled() {
-            return;
+/// Cuts `len` into parts of at most `most`, as equal as can be.
+fn for_each_part(len: usize, most: usize, mut body: impl FnMut(usize, usize)) {
+    let count = len.div_ceil(most);
+    let (size, larger) = (len / count, len % count);
+    let mut start = 0;
+    for i in 0..count {
+        let size = size + usize::from(i < larger);
+        body(start, size);
+        start += size;
+    }
+}
+
+impl Head<'_> {
+    /// Splits a panel's memory.
+    fn panel<'a>(&self, first: usize, last: usize, room: &'a mut [f32]) -> Panel<'a> {
+        let &Sizes { d, nr, .. } = self.sizes;
+        let count = nr.min(last - first);
+        let width = if count <= nr / 2 { nr / 2 } else { nr };
+        let (queries, room) = room.split_at_mut(d * nr);
+        let (sums, room) = room.split_at_mut(d * nr);
+        let (maxima, totals) = room.split_at_mut(nr);
+        let (queries, sums) = (&mut queries[..d * width], &mut sums[..d * width]);
+        Panel { first, count, width, queries, sums, maxima, totals }
+    }
+
+    /// The attention of queries `first` to `last`.
+    fn attend(&self, cpu: &Cpu, first: usize, last: usize, room: &mut [f32], target: Target<f32>) {
+        let sizes = self.sizes;
+        let (fades, room) = room.split_at_mut(sizes.nr);
+        let (scores, panels) = room.split_at_mut(sizes.tile * sizes.nr);
+        // Scores become powers of two: e^(s/√d) = 2^(s·scale).
+        let scale = (std::f64::consts::LOG2_E / (sizes.d as f64).sqrt()) as f32;
+        let firsts = (first..last).step_by(sizes.nr);
+        let step = sizes.heads * sizes.d;
+        for (first, room) in firsts.clone().zip(panels.chunks_exact_mut(sizes.panel_floats())) {
+            let panel = self.panel(first, last, room);
+            let rows = &self.q[first * step..];
+            gather(rows, step, panel.count, scale, panel.width, panel.queries);
+            // Not -∞, from which a score of -∞ differs by NaN.
+            panel.maxima.fill(f32::MIN);
+            panel.totals.fill(0.0);
         }
-        let tile_keys = KEYS.min(visible - tile);
-        for (i, pointer) in pointers[..count].iter_mut().enumerate() {
-            *pointer = q[token_start(sizes, sizes.queries, head, first + i)..][..sizes.d].as_ptr();
-        }
-        for start in (tile..tile + tile_keys).step_by(nr) {
-            let columns = kernels.width(sizes.keys, start / nr);
-            let panel = &packed_k[start * sizes.d..][..columns * sizes.d];
-            for row in (0..count).step_by(mr) {
-                let rows = mr.min(count - row);
-                let arguments = Tile {
-                    rows: pointers[row..].as_ptr(),
-                    offset: 0,
-                    taps: 1,
-                    k: sizes.d,
-                    b: panel.as_ptr(),
-                    c: scores[row * KEYS + start - tile..].as_mut_ptr(),
-                    stride: KEYS,
-                    accumulate: false,
-                };
-                // SAFETY: each pointer leads to `d` values, the panel has `d` rows of `columns`, and the scores
-                // have `KEYS` columns, a multiple of every panel's.
-                unsafe { kernels.tile(rows, columns)(&arguments) };
+        let visible = if sizes.causal { sizes.keys.min(last) } else { sizes.keys };
+        for start in (0..visible).step_by(sizes.tile) {
+            if cpu.cancel.is_cancelled() {
+                return;
+            }
+            let end = visible.min(start + sizes.tile);
+            for (first, room) in firsts.clone().zip(panels.chunks_exact_mut(sizes.panel_floats())) {
+                let panel = self.panel(first, last, room);
+                // A query sees the keys up to its own place.
+                let end = if sizes.causal { end.min(first + panel.count) } else { end };
+                if start < end {
+                    self.visit(panel, start, end - start, scores, fades);
+                }
             }
         }
-        for row in 0..count {
-            // A query sees the keys up to its own place.
-            let seen = if sizes.causal { (first + row + 1).saturating_sub(tile) } else { tile_keys };
-            let weights = &mut scores[row * KEYS..][..tile_keys.next_multiple_of(LANES)];
-            let sums = &mut sums[row * width..][..width];
-            let (maximum, total) = (&mut maxima[row], &mut totals[row]);
-            softmax_tile(cpu.device.simd, weights, seen.min(tile_keys), scale, maximum, total, sums);
+        for (first, room) in firsts.zip(panels.chunks_exact_mut(sizes.panel_floats())) {
+            let panel = self.panel(first, last, room);
+            for total in &mut *panel.totals {
+                // Scores of -∞ alone weigh nothing; NaN stays NaN.
+                *total = if *total == 0.0 { 0.0 } else { 1.0 / *total };
+            }
+            let out = Target(target.at(first * step));
+            // SAFETY: this task alone writes these queries of this head.
+            unsafe { scatter(panel.sums, panel.width, panel.totals, panel.count, step, out) };
         }
-        for (i, pointer) in pointers[..count].iter_mut().enumerate() {
-            *pointer = scores[i * KEYS..].as_ptr();
-        }
-        for panel in 0..sizes.d.div_ceil(nr) {
-            let columns = kernels.width(sizes.d, panel);
-            let values = &packed_v[panel * nr * sizes.keys + tile * columns..][..tile_keys * columns];
-            for row in (0..count).step_by(mr) {
-                let rows = mr.min(count - row);
-                let arguments = Tile {
-                    rows: pointers[row..].as_ptr(),
-                    offset: 0,
-                    taps: 1,
-                    k: tile_keys,
-                    b: values.as_ptr(),
-                    c: sums[row * width + panel * nr..].as_mut_ptr(),
-                    stride: width,
-                    accumulate: true,
+    }
+
+    /// Takes a panel to the tile of `keys` keys from `start`.
+    fn visit(&self, panel: Panel<'_>, start: usize, keys: usize, scores: &mut [f32], fades: &mut [f32]) {
+        let sizes = self.sizes;
+        let Panel { first, width, .. } = panel;
+        let (mr, step, half) = (self.kernels.mr, self.step, width < sizes.nr);
+        let tile = start * step;
+        for_each_part(sizes.d, PANEL / width, |channel, channels| {
+            let queries = panel.queries[channel * width..][..channels * width].as_ptr();
+            for_each_part(keys, mr, |key, count| {
+                let keys = &self.k[tile + key * step + channel..][..(count - 1) * step + channels];
+                let arguments = Scores {
+                    keys: keys.as_ptr(),
+                    step,
+                    channels,
+                    queries,
+                    scores: scores[key * width..][..count * width].as_mut_ptr(),
+                    more: channel > 0,
                 };
-                // SAFETY: each pointer leads to `KEYS` weights, the panel has `tile_keys` rows of `columns` from
-                // here, and the sums have `width` columns, all panels together.
-                unsafe { kernels.tile(rows, columns)(&arguments) };
+                // SAFETY: the slices are what the arguments say.
+                unsafe { self.parts.scores(half, count)(&arguments) };
+            });
+        });
+        if sizes.causal {
+            for key in first.max(start)..start + keys {
+                scores[(key - start) * width..][..key - first].fill(f32::NEG_INFINITY);
             }
         }
-    }
-    for row in 0..count {
-        let start = token_start(sizes, sizes.queries, head, first + row);
-        // SAFETY: this task alone writes these queries of this head.
-        let out = unsafe { target.slice(start, sizes.d) };
-        let inverse = 1.0 / totals[row];
-        for (out, sum) in out.iter_mut().zip(&sums[row * width..]) {
-            *out = sum * inverse;
-        }
-    }
-}
-
-vectorized! {
-    /// Turns a query's scores with a tile of keys into weights, of which only the first `seen` are not zero,
-    /// and rescales what came before to the new maximum. The length is a multiple of [`LANES`].
-    fn softmax_tile(
-        scores: &mut [f32],
-        seen: usize,
-        scale: f32,
-        maximum: &mut f32,
-        total: &mut f32,
-        sums: &mut [f32],
-    ) = softmax_tile_body
-}
-
-#[inline(always)]
-fn softmax_tile_body<const FMA: bool>(
-    scores: &mut [f32],
-    seen: usize,
-    scale: f32,
-    maximum: &mut f32,
-    total: &mut f32,
-    sums: &mut [f32],
-) {
-    if seen == 0 {
-        scores.fill(0.0);
-        return;
-    }
-    // Hidden keys, and columns after the last key: their weights become zero.
-    scores[seen..].fill(f32::NEG_INFINITY);
-    let new = max(scores) * scale;
-    let new = if new > *maximum { new } else { *maximum };
-    let mut lanes = [0.0; LANES];
-    for chunk in scores.as_chunks_mut::<LANES>().0 {
-        for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *score = exp2::<FMA>(fma::<FMA>(*score, scale, -new));
-            *lane += *score;
-        }
-    }
-    let fade = exp2::<FMA>(*maximum - new);
-    *maximum = new;
-    *total = *total * fade + fold(lanes, |a, b| a + b);
-    if fade != 1.0 {
-        sums.iter_mut().for_each(|value| *value *= fade);
+        let arguments = Softmax {
+            scores: scores[..keys * width].as_mut_ptr(),
+            keys,
+            maxima: panel.maxima.as_mut_ptr(),
+            totals: panel.totals.as_mut_ptr(),
+            fades: fades.as_mut_ptr(),
+        };
+        // SAFETY: there is a row of scores for each key, and the others have `nr` values, not less than `width`.
+        unsafe { self.parts.softmax(half)(&arguments) };
+        for_each_part(sizes.d, mr, |channel, count| {
+            let values = &self.v[tile + channel..][..(keys - 1) * step + count];
+            let arguments = Weigh {
+                values: values.as_ptr(),
+                step,
+                keys,
+                weights: scores.as_ptr(),
+                sums: panel.sums[channel * width..][..count * width].as_mut_ptr(),
+                fades: fades.as_ptr(),
+                first: start == 0,
+            };
+            // SAFETY: as above.
+            unsafe { self.parts.weigh(half, count)(&arguments) };
+        });
     }
 }

@@ -9,6 +9,7 @@ use super::elementwise::{activate, gate};
 use super::kernel::{Kernels, Tile};
 use super::pack::{Packed, Target};
 use super::simd::vectorized;
+use super::threads::even_part;
 use crate::backend::{Activation, ConvGeometry, Shape};
 use crate::util::error::Result;
 
@@ -97,7 +98,12 @@ fn block_size(kernels: &Kernels, threads: usize, m: usize, panels: usize, flops:
         }
     }
     // Equal widths: a narrow last task would read its rows for little.
-    Block { rows, panels: panels.div_ceil(panels.div_ceil(width)) }
+    let width = panels.div_ceil(panels.div_ceil(width));
+    if threads > 1 {
+        // Converting a block of the weight takes as long as a tile or less.
+        rows = even_part(threads, panels.div_ceil(width), m, rows, kernels.mr, kernels.mr);
+    }
+    Block { rows, panels: width }
 }
 
 /// How a product is cut into tasks, and the floats of each part of what a thread works in.

@@ -5,6 +5,7 @@
 
 use super::simd::{PORTABLE_FMA, Simd};
 use super::transform::{AllTransforms, all_transforms, data, filter, output};
+use crate::backend::DType;
 
 /// A vector register of `f32`.
 pub(super) trait Vector: Copy {
@@ -13,6 +14,11 @@ pub(super) trait Vector: Copy {
     /// # Safety
     /// `from` points to `LANES` values.
     unsafe fn load(from: *const f32) -> Self;
+    /// Integers as floats.
+    ///
+    /// # Safety
+    /// `from` points to `LANES` values.
+    unsafe fn load_i8(from: *const i8) -> Self;
     /// # Safety
     /// `to` points to `LANES` values.
     unsafe fn store(self, to: *mut f32);
@@ -21,6 +27,10 @@ pub(super) trait Vector: Copy {
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;
     fn mul(self, b: Self) -> Self;
+    /// The larger; `b` where one of them is NaN.
+    fn max(self, b: Self) -> Self;
+    /// `self · 2^n` for the integer `n` in the low bits of `bits`; wrong where the exponent overflows.
+    fn shift_exponent(self, bits: Self) -> Self;
 }
 
 /// The arguments of a micro-kernel of `MR` rows.
@@ -47,6 +57,12 @@ pub(super) struct Tile {
 /// The tile's pointers cover what its sizes say, and the machine has the kernel's instructions.
 pub(super) type TileFn = unsafe fn(&Tile);
 
+/// Multiplies rows of integers by the scales of their columns: scales, integers, where to, how many rows.
+///
+/// # Safety
+/// The pointers cover the rows of the kernel's width, and the machine has its instructions.
+pub(super) type WidenI8Fn = unsafe fn(*const f32, *const i8, *mut f32, usize);
+
 /// The micro-kernels of one instruction set.
 pub(super) struct Kernels {
     /// Most rows of a tile.
@@ -61,6 +77,8 @@ pub(super) struct Kernels {
     pub(super) widen_f16: unsafe fn(*const u16, *mut f32, usize),
     /// Converts bf16.
     pub(super) widen_bf16: unsafe fn(*const u16, *mut f32, usize),
+    /// Converts scaled 8-bit integers, rows of `nr / 2` and of `nr` columns.
+    pub(super) widen_i8: [WidenI8Fn; 2],
     /// Those of fast convolutions.
     pub(super) transforms: AllTransforms,
     /// Floating-point operations that take a slow machine about three milliseconds.
@@ -79,6 +97,21 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => &super::kernel_x86::AVX512,
         }
+    }
+
+    /// Values of a file as `f32`.
+    pub(super) fn widen(&self, dtype: DType, from: &[u8], to: &mut [f32]) {
+        let len = to.len();
+        let from = &from[..len * dtype.size()];
+        let kernel = match dtype {
+            DType::F32 => return super::pack::widen(dtype, from, to),
+            // Those of a file may lie anywhere.
+            _ if !from.as_ptr().cast::<u16>().is_aligned() => return super::pack::widen(dtype, from, to),
+            DType::F16 => self.widen_f16,
+            DType::Bf16 => self.widen_bf16,
+        };
+        // SAFETY: both have `len` values, and the kernels are for this machine.
+        unsafe { kernel(from.as_ptr().cast(), to.as_mut_ptr(), len) };
     }
 
     /// The kernel for a tile of `rows` rows and the `width` columns of a panel.
@@ -111,6 +144,8 @@ macro_rules! for_each_row {
         })*
     };
 }
+
+pub(super) use for_each_row;
 
 /// The body of every micro-kernel: `MR` rows by `NV` vectors. Each value is one chain of multiply-adds in the
 /// order of `k`, whatever the tile's height, so results do not depend on where a row falls.
@@ -154,7 +189,7 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
 
 /// Four floats in plain Rust.
 #[derive(Clone, Copy)]
-struct Four([f32; 4]);
+pub(super) struct Four([f32; 4]);
 
 impl Vector for Four {
     const LANES: usize = 4;
@@ -168,6 +203,12 @@ impl Vector for Four {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller gives four values.
         Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller gives four values.
+        Self(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
     }
 
     #[inline(always)]
@@ -197,6 +238,18 @@ impl Vector for Four {
     fn mul(self, b: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] * b.0[i]))
     }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] }))
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, bits: Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            f32::from_bits(self.0[i].to_bits().wrapping_add(bits.0[i].to_bits() << 23))
+        }))
+    }
 }
 
 static PORTABLE: Kernels = Kernels {
@@ -206,9 +259,33 @@ static PORTABLE: Kernels = Kernels {
     half: &[tile::<Four, 1, 1>, tile::<Four, 2, 1>, tile::<Four, 3, 1>, tile::<Four, 4, 1>],
     widen_f16: widen_f16_portable,
     widen_bf16: widen_bf16_portable,
+    widen_i8: [widen_i8::<Four, 1>, widen_i8::<Four, 2>],
     transforms: all_transforms!(data, filter, output, Four),
     task: 32 << 20,
 };
+
+/// The body of every [`WidenI8Fn`], for rows of `NV` vectors.
+///
+/// # Safety
+/// See there.
+#[inline(always)]
+pub(super) unsafe fn widen_i8<V: Vector, const NV: usize>(
+    scales: *const f32,
+    from: *const i8,
+    to: *mut f32,
+    rows: usize,
+) {
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        let scales: [V; NV] = std::array::from_fn(|j| V::load(scales.wrapping_add(j * V::LANES)));
+        for row in 0..rows {
+            for (j, scale) in scales.iter().enumerate() {
+                let at = (row * NV + j) * V::LANES;
+                V::load_i8(from.wrapping_add(at)).mul(*scale).store(to.wrapping_add(at));
+            }
+        }
+    }
+}
 
 /// # Safety
 /// `from` and `to` point to `len` values.

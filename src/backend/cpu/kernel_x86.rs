@@ -5,11 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable};
+use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable, widen_i8};
 use super::transform::{Family, all_transforms, data, filter, output};
 
 #[derive(Clone, Copy)]
-struct Sse2(__m128);
+pub(super) struct Sse2(__m128);
 
 impl Vector for Sse2 {
     const LANES: usize = 4;
@@ -24,6 +24,17 @@ impl Vector for Sse2 {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: as `splat`; the caller gives four values.
         Self(unsafe { _mm_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: as `splat`; the caller gives four values.
+        unsafe {
+            // Each byte into all of its float, then down with its sign.
+            let bytes = _mm_cvtsi32_si128(from.cast::<i32>().read_unaligned());
+            let words = _mm_unpacklo_epi8(bytes, bytes);
+            Self(_mm_cvtepi32_ps(_mm_srai_epi32::<24>(_mm_unpacklo_epi16(words, words))))
+        }
     }
 
     #[inline(always)]
@@ -55,10 +66,25 @@ impl Vector for Sse2 {
         // SAFETY: as `splat`.
         Self(unsafe { _mm_mul_ps(self.0, b.0) })
     }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm_max_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, bits: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe {
+            let power = _mm_slli_epi32::<23>(_mm_castps_si128(bits.0));
+            _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(self.0), power))
+        })
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Avx2(__m256);
+pub(super) struct Avx2(__m256);
 
 // The methods are inlined into functions that have the instructions enabled; only the kernels below use them.
 impl Vector for Avx2 {
@@ -74,6 +100,12 @@ impl Vector for Avx2 {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: as `splat`; the caller gives eight values.
         Self(unsafe { _mm256_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: as `splat`; the caller gives eight values.
+        unsafe { Self(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())))) }
     }
 
     #[inline(always)]
@@ -105,10 +137,25 @@ impl Vector for Avx2 {
         // SAFETY: as `splat`.
         Self(unsafe { _mm256_mul_ps(self.0, b.0) })
     }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm256_max_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, bits: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe {
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(bits.0));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), power))
+        })
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Avx512(__m512);
+pub(super) struct Avx512(__m512);
 
 impl Vector for Avx512 {
     const LANES: usize = 16;
@@ -123,6 +170,12 @@ impl Vector for Avx512 {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: as `splat`; the caller gives sixteen values.
         Self(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: as `splat`; the caller gives sixteen values.
+        unsafe { Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
     }
 
     #[inline(always)]
@@ -153,6 +206,21 @@ impl Vector for Avx512 {
     fn mul(self, b: Self) -> Self {
         // SAFETY: as `splat`.
         Self(unsafe { _mm512_mul_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe { _mm512_max_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, bits: Self) -> Self {
+        // SAFETY: as `splat`.
+        Self(unsafe {
+            let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(bits.0));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), power))
+        })
     }
 }
 
@@ -260,6 +328,18 @@ unsafe fn widen_bf16_avx512(from: *const u16, to: *mut f32, len: usize) {
     unsafe { widen_bf16_portable(from, to, len) }
 }
 
+#[target_feature(enable = "avx2,fma")]
+unsafe fn widen_i8_avx2<const NV: usize>(scales: *const f32, from: *const i8, to: *mut f32, rows: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { widen_i8::<Avx2, NV>(scales, from, to, rows) }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn widen_i8_avx512<const NV: usize>(scales: *const f32, from: *const i8, to: *mut f32, rows: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { widen_i8::<Avx512, NV>(scales, from, to, rows) }
+}
+
 pub(super) static SSE2: Kernels = Kernels {
     mr: 4,
     nr: 8,
@@ -267,6 +347,7 @@ pub(super) static SSE2: Kernels = Kernels {
     half: &[tile::<Sse2, 1, 1>, tile::<Sse2, 2, 1>, tile::<Sse2, 3, 1>, tile::<Sse2, 4, 1>],
     widen_f16: widen_f16_portable,
     widen_bf16: widen_bf16_portable,
+    widen_i8: [widen_i8::<Sse2, 1>, widen_i8::<Sse2, 2>],
     transforms: all_transforms!(data, filter, output, Sse2),
     task: 64 << 20,
 };
@@ -278,6 +359,7 @@ pub(super) static AVX2: Kernels = Kernels {
     half: &[avx2::<1, 1>, avx2::<2, 1>, avx2::<3, 1>, avx2::<4, 1>, avx2::<5, 1>, avx2::<6, 1>],
     widen_f16: widen_f16_avx2,
     widen_bf16: widen_bf16_avx2,
+    widen_i8: [widen_i8_avx2::<1>, widen_i8_avx2::<2>],
     transforms: all_transforms!(data_avx2, filter_avx2, output_avx2),
     task: 128 << 20,
 };
@@ -315,6 +397,7 @@ pub(super) static AVX512: Kernels = Kernels {
     ],
     widen_f16: widen_f16_avx512,
     widen_bf16: widen_bf16_avx512,
+    widen_i8: [widen_i8_avx512::<1>, widen_i8_avx512::<2>],
     transforms: all_transforms!(data_avx512, filter_avx512, output_avx512),
     task: 256 << 20,
 };

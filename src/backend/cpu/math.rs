@@ -69,23 +69,6 @@ pub(super) fn gelu<const FMA: bool>(x: f32) -> f32 {
 /// loop, which the compiler vectorises, and the additions do not wait for each other.
 const LANES: usize = 64;
 
-/// The largest value, ignoring NaN; -∞ of nothing.
-#[inline(always)]
-pub(super) fn max(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, value);
-        }
-    }
-    for (lane, &value) in lanes.iter_mut().zip(rest) {
-        *lane = larger(*lane, value);
-    }
-    fold(lanes, larger)
-}
-
 /// `Σ f(x)` in `f64`, always in the same order.
 #[inline(always)]
 pub(super) fn sum(values: &[f32], f: impl Fn(f64) -> f64) -> f64 {

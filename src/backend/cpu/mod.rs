@@ -1,18 +1,21 @@
-//! The CPU backend: `f32` activations, weights in the file's precision, vector code chosen at run time.
+//! The CPU backend: `f32` activations, weights in the file's precision or in 8 bits, vector code chosen at run time.
 //!
 //! Every result is the same to the last bit whatever the number of threads and whatever else is in the batch:
 //! tasks cut the output, never a sum. Different instruction sets may differ in the last bits.
 
 mod attention;
+mod attention_kernel;
 mod conv;
 mod elementwise;
 mod gemm;
+mod int8;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kernel_x86;
 mod math;
 mod norm;
 mod pack;
+mod pack_panel;
 mod pool;
 mod residual;
 mod simd;
@@ -21,11 +24,16 @@ mod strips;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_attention;
+#[cfg(test)]
+mod tests_int8;
+#[cfg(test)]
 mod tests_strips;
 #[cfg(test)]
 mod tests_winograd;
 mod threads;
 mod transform;
+mod transpose;
 mod winograd;
 
 use std::ops::Range;
@@ -41,7 +49,7 @@ use self::sizes::BlockSizes;
 use self::threads::ThreadPool;
 use super::{
     Activation, Backend, ConvGeometry, DType, Epilogue, Input, Norm, ResidualBlock, Shape, Tensor, Weight,
-    run_once, whole_block,
+    WeightFormat, run_once, whole_block,
 };
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
@@ -57,6 +65,7 @@ pub struct Cpu {
     strict: bool,
     /// Bytes of a strip, about; see [`strips`].
     strip: usize,
+    weights: WeightFormat,
 }
 
 /// What all sessions share.
@@ -97,10 +106,12 @@ impl Cpu {
     /// A CPU that computes with `threads` threads, the caller's included (0: one for each processor that this
     /// process may use), and allocates at most `memory_limit` bytes for weights and activations together.
     ///
-    /// Fails with `InvalidArgument` for more threads than `limits::THREADS`, and with `OutOfMemory` when the
-    /// system starts no more threads.
+    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2 or avx512) limits the instructions it uses.
+    ///
+    /// Fails with `InvalidArgument` for more threads than `limits::THREADS` or another value of that variable, and
+    /// with `OutOfMemory` when the system starts no more threads.
     pub fn new(threads: usize, memory_limit: Option<u64>) -> Result<Self> {
-        Self::with_simd(threads, memory_limit, Simd::detect())
+        Self::with_simd(threads, memory_limit, Simd::detect()?)
     }
 
     fn with_simd(threads: usize, memory_limit: Option<u64>, simd: Simd) -> Result<Self> {
@@ -121,6 +132,7 @@ impl Cpu {
             cancel: Cancel::default(),
             strict: false,
             strip: strips::STRIP,
+            weights: WeightFormat::default(),
         })
     }
 
@@ -128,6 +140,11 @@ impl Cpu {
     /// algorithms, whose rounding errors are about five times larger.
     pub fn with_strict(&self, strict: bool) -> Self {
         Self { strict, ..self.clone() }
+    }
+
+    /// The same CPU with weights of this format prepared from now on. Layers that would not get smaller stay as stored.
+    pub fn with_weights(&self, weights: WeightFormat) -> Self {
+        Self { weights, ..self.clone() }
     }
 
     /// Threads that compute, the caller's included.
@@ -318,11 +335,19 @@ impl Backend for Cpu {
         Self { cancel: cancel.clone(), ..self.clone() }
     }
 
+    fn as_stored(&self) -> Self {
+        self.with_weights(WeightFormat::AsStored)
+    }
+
+    fn on_threads(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        self.parallel(tasks, |task, _| body(task))
+    }
+
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<CpuLinear> {
         if !matches!(weight.shape, [_, _] | [_, _, 1, 1]) {
             bail!(Internal, "a linear weight of shape {:?}", weight.shape);
         }
-        Ok(CpuLinear(Packed::new(&self.device, weight, bias)?))
+        Ok(CpuLinear(Packed::new(&self.device, self.weights, weight, bias)?))
     }
 
     fn prepare_conv2d(
@@ -337,7 +362,11 @@ impl Backend for Cpu {
         if geometry.stride == 0 {
             bail!(Internal, "a convolution of stride 0");
         }
-        Ok(CpuConv2d { packed: Packed::new(&self.device, weight, bias)?, kernel: [height, width], geometry })
+        Ok(CpuConv2d {
+            packed: Packed::new(&self.device, self.weights, weight, bias)?,
+            kernel: [height, width],
+            geometry,
+        })
     }
 
     fn prepare_affine(&self, weight: Weight<'_>, bias: Weight<'_>) -> Result<CpuAffine> {

@@ -1,9 +1,10 @@
 //! Weights in the order in which the micro-kernels read them.
 
-use super::Device;
 use super::kernel::Kernels;
+use super::pack_panel::pack_panel;
 use super::pool::Buffer;
-use crate::backend::{DType, Weight};
+use super::{Device, int8};
+use crate::backend::{DType, Weight, WeightFormat};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
 
@@ -11,17 +12,44 @@ use crate::util::error::{Result, bail};
 const K_BLOCK: usize = 256;
 
 /// A matrix `[taps·k, n]` cut into panels of `nr` columns; a panel holds for each tap and each `k` one row. A
-/// linear layer has one tap, a convolution `kh·kw`. The values keep the precision of the file.
+/// linear layer has one tap, a convolution `kh·kw`.
 pub(super) struct Packed {
     pub(super) n: usize,
     pub(super) k: usize,
     pub(super) taps: usize,
-    dtype: DType,
+    pub(super) values: Values,
     panels: Buffer,
     /// `n` values, zeros where the file has none.
     bias: Buffer,
     /// `k` zeros: the row that padding points to.
     zeros: Buffer,
+}
+
+/// What the panels hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Values {
+    /// Those of the file.
+    Stored(DType),
+    /// See [`int8`].
+    Int8,
+}
+
+impl Values {
+    /// For a weight of `k` inputs that a file holds as `dtype`.
+    pub(super) fn new(format: WeightFormat, k: usize, dtype: DType) -> Self {
+        match format {
+            WeightFormat::Int8 if int8::is_smaller(k, dtype) => Values::Int8,
+            _ => Values::Stored(dtype),
+        }
+    }
+
+    /// Bytes of one column of a tap of `k` inputs.
+    pub(super) fn tap_len(self, k: usize) -> usize {
+        match self {
+            Values::Stored(dtype) => k * dtype.size(),
+            Values::Int8 => int8::tap_len(k),
+        }
+    }
 }
 
 /// A part of the sum over taps and `k`: some taps whole, or a part of one tap.
@@ -35,7 +63,12 @@ pub(super) struct KBlock {
 
 impl Packed {
     /// Packs `[out, in, taps..]` and an optional `[out]`.
-    pub(super) fn new(device: &Device, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<Self> {
+    pub(super) fn new(
+        device: &Device,
+        format: WeightFormat,
+        weight: Weight<'_>,
+        bias: Option<Weight<'_>>,
+    ) -> Result<Self> {
         let &[n, k, ref kernel @ ..] = weight.shape else {
             bail!(Internal, "a weight of shape {:?} is not a matrix", weight.shape);
         };
@@ -50,26 +83,33 @@ impl Packed {
             None => Buffer::new(memory, n * 4, "a bias")?,
         };
         let kernels = device.kernels;
-        let size = weight.dtype.size();
-        let mut panels = Buffer::new(memory, kernels.padded(n) * taps * k * size, "a weight")?;
+        let values = Values::new(format, k, weight.dtype);
+        let column = taps * values.tap_len(k);
+        // SAFETY: every panel is zeroed below, or there is an error.
+        let mut panels = unsafe { Buffer::unset(memory, kernels.padded(n) * column, "a weight") }?;
         let target = Target(panels.as_mut_ptr());
         let count = n.div_ceil(kernels.nr);
         device.threads.run(count, &Cancel::default(), |panel, _| {
             let start = panel * kernels.nr;
             let width = kernels.width(n, panel);
             // SAFETY: the part of the buffer that belongs to this panel alone; the last panel may be narrow, and
-            // `padded` counts it so.
+            // `padded` counts it so. It is zeroed here so that all threads share the system's work of finding memory.
             let panel = unsafe {
-                std::slice::from_raw_parts_mut(target.at(start * taps * k * size), width * taps * k * size)
+                target.at(start * column).write_bytes(0, width * column);
+                std::slice::from_raw_parts_mut(target.at(start * column), width * column)
             };
             let columns = start..n.min(start + width);
-            match size {
-                4 => pack_panel::<4>(weight.bytes, panel, columns, k, taps, width),
-                _ => pack_panel::<2>(weight.bytes, panel, columns, k, taps, width),
+            match values {
+                Values::Stored(DType::F32) => pack_panel::<4>(weight.bytes, panel, columns, k, taps, width),
+                Values::Stored(_) => pack_panel::<2>(weight.bytes, panel, columns, k, taps, width),
+                Values::Int8 => {
+                    let from = (weight.dtype, weight.bytes);
+                    int8::pack_panel((device.simd, kernels), from, panel, columns, [k, taps, width])
+                }
             }
         })?;
         let zeros = Buffer::new(memory, k * 4, "a row of zeros")?;
-        Ok(Self { n, k, taps, dtype: weight.dtype, panels, bias, zeros })
+        Ok(Self { n, k, taps, values, panels, bias, zeros })
     }
 
     pub(super) fn bias(&self) -> &[f32] {
@@ -115,41 +155,23 @@ impl Packed {
         scratch: &mut [f32],
     ) -> *const f32 {
         let width = kernels.width(self.n, panel);
-        let start = panel * kernels.nr * self.taps * self.k + (block.tap * self.k + block.k_start) * width;
+        let column = self.taps * self.values.tap_len(self.k);
+        let start = panel * kernels.nr * column;
+        let panel = &self.panels.bytes(start + width * column)[start..];
         let len = block.taps * block.k * width;
-        let size = self.dtype.size();
-        let bytes = &self.panels.bytes((start + len) * size)[start * size..];
-        let widen = match self.dtype {
-            DType::F32 => return bytes.as_ptr().cast(),
-            DType::F16 => kernels.widen_f16,
-            DType::Bf16 => kernels.widen_bf16,
-        };
-        let scratch = &mut scratch[..len];
-        // SAFETY: both have `len` values, and the kernels are for this machine.
-        unsafe { widen(bytes.as_ptr().cast(), scratch.as_mut_ptr(), len) };
-        scratch.as_ptr()
-    }
-}
-
-/// Moves the columns of one panel, values of `SIZE` bytes, from `[n, k, taps]` to `[taps, k, width]`.
-fn pack_panel<const SIZE: usize>(
-    from: &[u8],
-    to: &mut [u8],
-    columns: std::ops::Range<usize>,
-    k: usize,
-    taps: usize,
-    width: usize,
-) {
-    let (from, _) = from.as_chunks::<SIZE>();
-    let (to, _) = to.as_chunks_mut::<SIZE>();
-    let from = &from[columns.start * k * taps..columns.end * k * taps];
-    for i in 0..k {
-        for tap in 0..taps {
-            let row = &mut to[(tap * k + i) * width..][..columns.len()];
-            for (to, from) in row.iter_mut().zip(from[i * taps + tap..].iter().step_by(k * taps)) {
-                *to = *from;
+        let dtype = match self.values {
+            Values::Stored(dtype) => dtype,
+            Values::Int8 => {
+                int8::widen(kernels, panel, self.k, width, block, &mut scratch[..len]);
+                return scratch.as_ptr();
             }
+        };
+        let bytes = &panel[(block.tap * self.k + block.k_start) * width * dtype.size()..];
+        if dtype == DType::F32 {
+            return bytes.as_ptr().cast();
         }
+        kernels.widen(dtype, &bytes[..len * dtype.size()], &mut scratch[..len]);
+        scratch.as_ptr()
     }
 }
 

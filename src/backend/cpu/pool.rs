@@ -57,7 +57,7 @@ impl Memory {
     }
 }
 
-/// Zeroed, aligned memory booked on the engine's account.
+/// Aligned memory booked on the engine's account.
 pub(super) struct Buffer {
     ptr: NonNull<u8>,
     layout: Layout,
@@ -72,6 +72,19 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     /// At least `bytes` zero bytes; `what` names them in the error.
     pub(super) fn new(memory: &Arc<Memory>, bytes: usize, what: &str) -> Result<Self> {
+        // SAFETY: zeroing makes every later slice of the buffer initialised.
+        unsafe {
+            let buffer = Self::unset(memory, bytes, what)?;
+            buffer.ptr.as_ptr().write_bytes(0, buffer.capacity());
+            Ok(buffer)
+        }
+    }
+
+    /// [`Buffer::new`] without its zeroing, for bytes that several threads write: they have no values yet.
+    ///
+    /// # Safety
+    /// The caller writes bytes, through [`Buffer::as_mut_ptr`], before anything reads them.
+    pub(super) unsafe fn unset(memory: &Arc<Memory>, bytes: usize, what: &str) -> Result<Self> {
         let Some(size) = rounded(bytes) else {
             bail!(OutOfMemory, "{what} needs more memory than can be addressed");
         };
@@ -101,17 +114,20 @@ impl Buffer {
             // SAFETY: the range was just allocated. The call is advice: its failure changes nothing.
             unsafe { libc::madvise(ptr.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
         }
-        // SAFETY: `size` bytes were just allocated. Zeroing makes every later slice of them initialised.
-        unsafe { ptr.as_ptr().write_bytes(0, size) };
         Ok(Self { ptr, layout, memory: Arc::clone(memory) })
     }
 
     /// A copy of `bytes`.
     pub(super) fn from_bytes(memory: &Arc<Memory>, bytes: &[u8], what: &str) -> Result<Self> {
-        let mut buffer = Self::new(memory, bytes.len(), what)?;
-        // SAFETY: the buffer has at least as many bytes, and nothing else refers to it yet.
-        unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), bytes.len()) }.copy_from_slice(bytes);
-        Ok(buffer)
+        // SAFETY: the buffer has at least as many bytes, nothing else refers to it yet, and all of it is written: what
+        // the size is rounded up by is zeroed.
+        unsafe {
+            let mut buffer = Self::unset(memory, bytes.len(), what)?;
+            let to = buffer.as_mut_ptr();
+            to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            to.add(bytes.len()).write_bytes(0, buffer.capacity() - bytes.len());
+            Ok(buffer)
+        }
     }
 
     fn capacity(&self) -> usize {

@@ -1,7 +1,13 @@
 //! Which vector instructions to compute with, chosen once per engine at run time.
 
+use crate::util::error::{Result, bail};
+
+/// The environment variable that names the widest instruction set to use: to find out whether one is at fault, and to
+/// see here what other machines do.
+const VARIABLE: &str = "LIBDIFFUSION_CPU";
+
 /// An instruction set that every operation has a path for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Simd {
     /// Plain Rust for any machine.
     Portable,
@@ -37,9 +43,33 @@ impl Simd {
         paths
     }
 
-    /// The fastest path that this machine can run.
-    pub(super) fn detect() -> Self {
-        Self::available().pop().unwrap_or(Simd::Portable)
+    /// The fastest path that this machine can run and the environment allows.
+    ///
+    /// Fails with `InvalidArgument` if the variable names no instruction set.
+    pub(super) fn detect() -> Result<Self> {
+        match std::env::var_os(VARIABLE) {
+            None => Self::fastest(None),
+            Some(name) => Self::fastest(Some(&name.to_string_lossy())),
+        }
+    }
+
+    /// The fastest path of this machine, none beyond the one named `most`.
+    fn fastest(most: Option<&str>) -> Result<Self> {
+        let fits: fn(Self) -> bool = match most.map(str::to_ascii_lowercase).as_deref() {
+            None | Some("") => |_| true,
+            Some("portable") => |path| path == Simd::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Some("sse2") => |path| path <= Simd::Sse2,
+            #[cfg(target_arch = "x86_64")]
+            Some("avx2") => |path| path <= Simd::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Some("avx512") => |path| path <= Simd::Avx512,
+            Some(other) => bail!(
+                InvalidArgument,
+                "environment variable {VARIABLE}: {other:?} is none of portable, sse2, avx2 and avx512"
+            ),
+        };
+        Ok(Self::available().into_iter().rev().find(|&path| fits(path)).unwrap_or(Simd::Portable))
     }
 
     /// The name for people.
@@ -94,3 +124,27 @@ macro_rules! vectorized {
 }
 
 pub(super) use vectorized;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::util::error::Status;
+
+    #[test]
+    fn a_name_is_a_limit_not_a_promise() {
+        let available = Simd::available();
+        let best = *available.last().unwrap();
+        for most in [None, Some("")] {
+            assert_eq!(Simd::fastest(most).unwrap(), best);
+        }
+        assert_eq!(Simd::fastest(Some("portable")).unwrap(), Simd::Portable);
+        #[cfg(target_arch = "x86_64")]
+        for (name, path) in [("sse2", Simd::Sse2), ("AVX2", Simd::Avx2), ("avx512", Simd::Avx512)] {
+            assert_eq!(Simd::fastest(Some(name)).unwrap(), path.min(best));
+        }
+        let error = Simd::fastest(Some("avx1024")).err().unwrap();
+        assert_eq!(error.status(), Status::InvalidArgument);
+        assert!(error.message().contains("LIBDIFFUSION_CPU") && error.message().contains("avx1024"));
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::conv::{ConvSize, Method};
 use super::kernel::Kernels;
+use super::pack::Values;
 use super::residual::enlarged;
 use super::winograd::Room;
 use super::{Cpu, attention, gemm, norm, strips};
@@ -244,7 +245,9 @@ impl Model for Sizes {
 
     /// Panels, bias and zeros, as `Packed::new`.
     fn layer(&self, layer: &Layer) -> Vec<usize> {
-        let panels = self.kernels.padded(layer.outputs) * layer.depth() * layer.dtype.size();
+        let values = Values::new(layer.format, layer.inputs, layer.dtype);
+        let taps = layer.kernel[0] * layer.kernel[1];
+        let panels = self.kernels.padded(layer.outputs) * taps * values.tap_len(layer.inputs);
         vec![panels, layer.outputs * 4, layer.inputs * 4]
     }
 
@@ -308,9 +311,9 @@ impl Model for Sizes {
     }
 
     fn attention(&self, q: Shape, keys: usize, heads: usize) -> Vec<usize> {
-        let sizes = attention::Sizes::new(self.kernels, q, keys, heads, false);
-        let [packed_keys, packed_values] = sizes.packed(q.n);
-        vec![packed_keys, packed_values, self.scratch(sizes.floats(self.kernels))]
+        let sizes = attention::Sizes::new(self.kernels, self.threads, q, keys, heads, false);
+        let copies = sizes.copy_bytes(q.n).map_or(vec![], |bytes| vec![bytes; 2]);
+        [copies, vec![self.scratch(sizes.floats())]].concat()
     }
 
     fn indices(&self, _len: usize) -> Option<usize> {

@@ -221,7 +221,7 @@ fn little_memory_gives_the_same_block() {
 #[test]
 fn an_image_does_not_depend_on_its_batch() {
     for case in cases() {
-        let cpu = cpu(Simd::detect(), 2, 1);
+        let cpu = cpu(Simd::detect().unwrap(), 2, 1);
         let run = |images: Range<usize>| {
             let parts = Parts::new(&cpu, &case, images);
             let small = parts.small(&cpu, true, false).values().to_vec();
@@ -251,7 +251,7 @@ fn two_blocks<B: Backend>(b: &B, case: &Case, used: impl Fn() -> u64) -> Result<
 fn predictions_are_right_to_the_byte_for_any_limit() {
     for case in cases() {
         let run = |limit: Option<u64>| {
-            let cpu = Cpu { strip: 1, ..Cpu::with_simd(2, limit, Simd::detect()).unwrap() };
+            let cpu = Cpu { strip: 1, ..Cpu::with_simd(2, limit, Simd::detect().unwrap()).unwrap() };
             let shapes = cpu.shapes(limit);
             let predicted = two_blocks(&shapes, &case, || shapes.memory_used());
             let real = two_blocks(&cpu, &case, || cpu.memory_used());

@@ -23,10 +23,16 @@ struct Shared {
     wake: Condvar,
     /// Jobs in the queue, for spinning without the lock.
     pending: AtomicUsize,
+    workers: usize,
+    /// Workers that the processors have room for beside a caller. More threads than processors take turns, and each turn
+    /// is a loss: they stay asleep.
+    useful: usize,
 }
 
 struct Queue {
     jobs: Vec<Arc<Job>>,
+    /// Workers that wait for `wake`.
+    sleeping: usize,
     shutdown: bool,
 }
 
@@ -54,10 +60,14 @@ unsafe impl Sync for Job {}
 impl ThreadPool {
     /// A pool of `threads` threads: the caller of [`ThreadPool::run`] and `threads - 1` workers.
     pub(super) fn new(threads: usize) -> Result<Self> {
+        let workers = threads.saturating_sub(1);
+        let processors = thread::available_parallelism().map_or(threads, usize::from);
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { jobs: Vec::new(), shutdown: false }),
+            queue: Mutex::new(Queue { jobs: Vec::new(), sleeping: 0, shutdown: false }),
             wake: Condvar::new(),
             pending: AtomicUsize::new(0),
+            workers,
+            useful: workers.min(processors.saturating_sub(1)),
         });
         let mut pool = Self { shared, workers: Vec::new() };
         for index in 1..threads {
@@ -142,8 +152,15 @@ impl Shared {
         let mut queue = lock(&self.queue);
         queue.jobs.push(Arc::clone(job));
         self.pending.store(queue.jobs.len(), Ordering::Relaxed);
+        let sleeping = queue.sleeping;
         drop(queue);
-        self.wake.notify_all();
+        // Those awake find the job by themselves, at once or after the job they are at.
+        let wanted = to_wake(job.tasks, self.useful, self.workers, sleeping);
+        if wanted == sleeping && sleeping > 1 {
+            self.wake.notify_all();
+        } else {
+            (0..wanted).for_each(|_| self.wake.notify_one());
+        }
     }
 
     fn remove(&self, job: &Arc<Job>) {
@@ -177,9 +194,33 @@ impl Shared {
             if let Some(job) = queue.jobs.iter().min_by_key(|job| job.slots.load(Ordering::Relaxed)) {
                 return Some(Arc::clone(job));
             }
+            queue.sleeping += 1;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.sleeping -= 1;
         }
     }
+}
+
+/// The part, at most `most` and a multiple of `step`, that `len` is cut into with the least work for the thread that has
+/// most of it: `rows` such cuts lie side by side, and a task takes the time of its part and `extra` more.
+pub(super) fn even_part(
+    threads: usize,
+    rows: usize,
+    len: usize,
+    most: usize,
+    step: usize,
+    extra: usize,
+) -> usize {
+    let time = |part: usize| (rows * len.div_ceil(part)).div_ceil(threads) * (part + extra);
+    // Of equals the first: the largest.
+    (1..=most / step).rev().map(|steps| steps * step).min_by_key(|&part| time(part)).unwrap_or(most)
+}
+
+/// How many of the `sleeping` ones of `workers` to wake for a job of `tasks`, one of which the caller takes, so that at
+/// most `useful` are awake.
+fn to_wake(tasks: usize, useful: usize, workers: usize, sleeping: usize) -> usize {
+    let awake = workers.saturating_sub(sleeping);
+    useful.min(tasks.saturating_sub(1)).saturating_sub(awake).min(sleeping)
 }
 
 impl Job {
@@ -254,6 +295,30 @@ mod tests {
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn parts_fill_the_rounds_of_all_threads() {
+        // 29 parts of 18 by 5 are 145 tasks, so that 64 threads take three rounds; 37 of 14 fill them.
+        assert_eq!(even_part(64, 5, 512, 18, 1, 4), 14);
+        // Nothing to gain: parts that fit, threads that have enough, a part of one step.
+        assert_eq!(even_part(64, 8, 128, 16, 1, 4), 16);
+        assert_eq!(even_part(2, 10, 512, 64, 1, 4), 64);
+        assert_eq!(even_part(64, 10, 3, 6, 6, 4), 6);
+        assert_eq!(even_part(64, 0, 0, 1, 1, 4), 1);
+        // Whole steps only.
+        assert_eq!(even_part(64, 10, 960, 192, 12, 12) % 12, 0);
+    }
+
+    #[test]
+    fn no_more_workers_are_woken_than_a_job_and_the_processors_have_use_for() {
+        // Enough processors: one a task beside the caller's, all of them at the most.
+        assert_eq!([0, 1, 2, 3, 8, 100].map(|tasks| to_wake(tasks, 7, 7, 7)), [0, 0, 1, 2, 7, 7]);
+        // Those awake are counted in.
+        assert_eq!([7, 5, 2, 0].map(|sleeping| to_wake(5, 7, 7, sleeping)), [4, 2, 0, 0]);
+        // 64 threads on two processors, then on one.
+        assert_eq!([63, 62, 0].map(|sleeping| to_wake(100, 1, 63, sleeping)), [1, 0, 0]);
+        assert_eq!(to_wake(100, 0, 63, 63), 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::Cpu;
 use super::gemm::{Finish, add_row, finish_row};
 use super::kernel::{Kernels, Tile};
 use super::pack::{KBlock, Packed, Target};
+use super::threads::even_part;
 use super::transform::Transforms;
 use crate::backend::Shape;
 use crate::util::error::Result;
@@ -20,6 +21,8 @@ const FILTERS: usize = 2048;
 const FILTER_ROWS: usize = 8;
 /// Most tiles in a task.
 const TILES: usize = 72;
+/// A task's filters take as long to transform as the products of so many tiles.
+const FILTER_TILES: usize = 4;
 /// Most values of a task's sums.
 const SUMS: usize = 36 * 64 * 320;
 /// A cache line between the values of two points: at a whole number of pages they would share one set of the L1 cache.
@@ -88,8 +91,11 @@ impl Cut {
             }
         }
         // Equal parts.
-        cut.tiles = tiles.div_ceil(tiles.div_ceil(cut.tiles).max(1)).max(1);
         cut.panels = panels.div_ceil(panels.div_ceil(cut.panels));
+        if threads > 1 {
+            cut.tiles = even_part(threads, panels.div_ceil(cut.panels), tiles, cut.tiles, 1, FILTER_TILES);
+        }
+        cut.tiles = tiles.div_ceil(tiles.div_ceil(cut.tiles).max(1)).max(1);
         cut
     }
 }

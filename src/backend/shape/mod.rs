@@ -11,7 +11,7 @@ use self::pool::{Block as Memory, Buffer, Pool, Recorded};
 use super::account::Account;
 use super::{
     Activation, Backend, ConvGeometry, DType, Epilogue, Input, Norm, ResidualBlock, Shape, Tensor, Weight,
-    run_once, whole_block,
+    WeightFormat, run_once, whole_block,
 };
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
@@ -101,6 +101,7 @@ pub(crate) struct Layer {
     /// `None` for a linear layer.
     pub(crate) geometry: Option<ConvGeometry>,
     pub(crate) dtype: DType,
+    pub(crate) format: WeightFormat,
     pub(crate) bias: bool,
     /// Prepared for GEGLU.
     pub(crate) geglu: bool,
@@ -132,6 +133,7 @@ pub struct Shapes {
     pool: Arc<Pool>,
     workspace: Arc<Mutex<Option<Buffer>>>,
     cancel: Cancel,
+    weights: WeightFormat,
 }
 
 /// An activation without values.
@@ -195,7 +197,13 @@ impl Shapes {
             account,
             workspace: Arc::default(),
             cancel: Cancel::default(),
+            weights: WeightFormat::default(),
         }
+    }
+
+    /// The same device with weights of this format prepared from now on.
+    pub(crate) fn with_weights(&self, weights: WeightFormat) -> Self {
+        Self { weights, ..self.clone() }
     }
 
     /// Bytes that would be allocated now.
@@ -264,8 +272,16 @@ impl Shapes {
         let &([outputs, inputs] | [outputs, inputs, 1, 1]) = weight.shape else {
             bail!(Internal, "a linear weight of shape {:?}", weight.shape);
         };
-        let (dtype, kernel) = (weight.dtype, [1, 1]);
-        let layer = Layer { outputs, inputs, kernel, geometry: None, dtype, bias: bias.is_some(), geglu };
+        let layer = Layer {
+            outputs,
+            inputs,
+            kernel: [1, 1],
+            geometry: None,
+            dtype: weight.dtype,
+            format: self.weights,
+            bias: bias.is_some(),
+            geglu,
+        };
         self.prepare(layer, weight, bias)
     }
 
@@ -380,6 +396,10 @@ impl Backend for Shapes {
         Self { cancel: cancel.clone(), ..self.clone() }
     }
 
+    fn as_stored(&self) -> Self {
+        self.with_weights(WeightFormat::AsStored)
+    }
+
     fn prepare_linear(&self, weight: Weight<'_>, bias: Option<Weight<'_>>) -> Result<ShapeLayer> {
         self.prepare_matrix(weight, bias, false)
     }
@@ -400,8 +420,16 @@ impl Backend for Shapes {
         if height * width * geometry.stride == 0 {
             bail!(Internal, "a convolution of shape {:?} and {geometry:?}", weight.shape);
         }
-        let (dtype, kernel, geometry) = (weight.dtype, [height, width], Some(geometry));
-        let layer = Layer { outputs, inputs, kernel, geometry, dtype, bias: bias.is_some(), geglu: false };
+        let layer = Layer {
+            outputs,
+            inputs,
+            kernel: [height, width],
+            geometry: Some(geometry),
+            dtype: weight.dtype,
+            format: self.weights,
+            bias: bias.is_some(),
+            geglu: false,
+        };
         self.prepare(layer, weight, bias)
     }
 

@@ -1,0 +1,93 @@
+/* What computes on the CPU: thread counts, instruction sets, strict convolutions. */
+#define _POSIX_C_SOURCE 200809L /* setenv */
+
+#include "support.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* The picture that an engine of `desc` makes: two steps at the model's size, in its fast convolutions' reach. */
+static picture picture_on(const diffusion_engine_desc *desc) {
+    picture p = {0};
+    diffusion_engine *engine = NULL;
+    diffusion_model *model = NULL;
+    CHECK_STATUS(diffusion_engine_new(desc, &engine, NULL), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_model_load(engine, model_path(), NULL, &model, NULL), DIFFUSION_OK);
+    if (model != NULL) {
+        diffusion_request *request = new_request_for(model, 2, 7);
+        if (!quick) set_size(request, 0);
+        p = generate_picture(model, request);
+        diffusion_request_free(request);
+    }
+    diffusion_model_free(model);
+    diffusion_engine_free(engine);
+    return p;
+}
+
+static diffusion_engine_desc one_thread(void) {
+    diffusion_engine_desc desc = DIFFUSION_ENGINE_DESC_INIT;
+    desc.device = DIFFUSION_DEVICE_CPU;
+    desc.threads = 1;
+    return desc;
+}
+
+static void any_number_of_threads_gives_the_same_bits(void) {
+    static const uint32_t counts[] = {0, 2, 3, 64, 1000};
+    diffusion_engine_desc desc = one_thread();
+    picture one = picture_on(&desc);
+    CHECK(one.rgb != NULL);
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        /* Tools that watch threads cannot watch so many. */
+        if (quick && counts[i] > 3) continue;
+        desc.threads = counts[i];
+        picture p = picture_on(&desc);
+        if (!same_picture(&one, &p)) check_failed(__FILE__, __LINE__, "%u threads: another picture", counts[i]);
+        picture_free(&p);
+    }
+    picture_free(&one);
+}
+
+static void strict_is_closer_to_the_definition_and_another_way(void) {
+    diffusion_engine_desc desc = one_thread();
+    diffusion_engine *engine = NULL;
+    diffusion_error *error = NULL;
+    picture fast = picture_on(&desc);
+    desc.strict = 1;
+    picture strict = picture_on(&desc);
+    CHECK(psnr(&fast, &strict) > 80);
+    if (!quick) CHECK(!same_picture(&fast, &strict));
+    picture_free(&fast);
+    picture_free(&strict);
+    desc.strict = 2;
+    CHECK_ERROR(diffusion_engine_new(&desc, &engine, &error), error, DIFFUSION_ERROR_INVALID_ARGUMENT, "strict");
+}
+
+static void every_instruction_set_gives_the_same_image(void) {
+    static const struct {
+        const char *variable, *name;
+    } sets[] = {{"portable", "portable"}, {"sse2", "SSE2"}, {"avx2", "AVX2"}, {"avx512", "AVX-512"}};
+    diffusion_engine_desc desc = one_thread();
+    diffusion_engine *engine = NULL;
+    diffusion_error *error = NULL;
+    diffusion_engine_info info = DIFFUSION_ENGINE_INFO_INIT;
+    picture best = picture_on(&desc);
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
+        REQUIRE(setenv("LIBDIFFUSION_CPU", sets[i].variable, 1) == 0);
+        CHECK_STATUS(diffusion_engine_new(&desc, &engine, NULL), DIFFUSION_OK);
+        CHECK_STATUS(diffusion_engine_get_info(engine, &info, NULL), DIFFUSION_OK);
+        /* No x86-64 lacks these two; the others are limits. */
+        if (i < 2) CHECK(info.device_name != NULL && strstr(info.device_name, sets[i].name) != NULL);
+        diffusion_engine_free(engine);
+        picture p = picture_on(&desc);
+        double decibels = psnr(&best, &p);
+        if (decibels < 80) check_failed(__FILE__, __LINE__, "%s: %.1f dB", sets[i].name, decibels);
+        picture_free(&p);
+    }
+    REQUIRE(setenv("LIBDIFFUSION_CPU", "neon", 1) == 0);
+    CHECK_ERROR(diffusion_engine_new(&desc, &engine, &error), error, DIFFUSION_ERROR_INVALID_ARGUMENT,
+                "LIBDIFFUSION_CPU");
+    CHECK(unsetenv("LIBDIFFUSION_CPU") == 0);
+    picture_free(&best);
+}
+
+TOPIC(cpu, TEST(any_number_of_threads_gives_the_same_bits), TEST(strict_is_closer_to_the_definition_and_another_way),
+      TEST(every_instruction_set_gives_the_same_image));
