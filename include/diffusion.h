@@ -471,7 +471,9 @@ typedef struct diffusion_engine_desc {
     diffusion_log_level log_level;
     /**
      * Bytes of weights and activations in host memory, past which calls and jobs fail with
-     * ::DIFFUSION_ERROR_OUT_OF_MEMORY; 0 = no limit.
+     * ::DIFFUSION_ERROR_OUT_OF_MEMORY; 0 = no limit. On the CPU, residual blocks whose activations
+     * would not fit are computed in strips, some more than once: the same images in more time.
+     * diffusion_predict_memory() knows.
      */
     uint64_t memory_limit_host;
     /** Hears the messages; NULL = no log. */

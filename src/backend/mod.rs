@@ -179,6 +179,36 @@ impl<'a, T> Epilogue<'a, T> {
     }
 }
 
+/// A GroupNorm: over `groups` groups of channels, each image on its own; then SiLU if asked.
+pub struct Norm<'a, A> {
+    pub affine: &'a A,
+    pub groups: usize,
+    pub eps: f32,
+    pub silu: bool,
+}
+
+impl<A> Clone for Norm<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for Norm<'_, A> {}
+
+/// The parts of a residual block: twice norm and convolution, then the sum with the input.
+pub struct ResidualBlock<'a, B: Backend> {
+    pub norm1: Norm<'a, B::Affine>,
+    /// Keeps the size.
+    pub conv1: &'a B::Conv2d,
+    /// A vector `[n, 1, 1, c_out]` added to every pixel between the convolutions.
+    pub channel_bias: Option<&'a B::Tensor>,
+    pub norm2: Norm<'a, B::Affine>,
+    /// Keeps the size.
+    pub conv2: &'a B::Conv2d,
+    /// What the input goes through where its channels are not those of the output.
+    pub shortcut: Option<&'a B::Linear>,
+}
+
 /// An activation on a device. Its memory goes back to the backend's pool when it is dropped.
 pub trait Tensor: Send + Sync {
     /// The tensor's size.
@@ -217,6 +247,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// The same device with a pool of its own: what a session computes with.
     fn session(&self) -> Result<Self>;
+    /// Gives back the memory that the session holds for operations to come.
+    fn give_up_reserves(&self) {}
     /// The same pool; every operation fails with `Cancelled` soon after `cancel` is set.
     fn with_cancel(&self, cancel: &Cancel) -> Self;
 
@@ -311,6 +343,37 @@ pub trait Backend: Clone + Send + Sync + 'static {
         eps: f32,
         silu: bool,
     ) -> Result<Self::Tensor>;
+    /// [`Backend::group_norm`], then [`Backend::conv2d`].
+    fn norm_conv2d(
+        &self,
+        x: &Self::Tensor,
+        norm: Norm<'_, Self::Affine>,
+        weight: &Self::Conv2d,
+        epilogue: Epilogue<'_, Self::Tensor>,
+    ) -> Result<Self::Tensor> {
+        let h = self.group_norm(x, norm.affine, norm.groups, norm.eps, norm.silu)?;
+        self.conv2d(&h, weight, epilogue)
+    }
+    /// [`Backend::norm_conv2d`] with the residual `sum`, whose memory may become the result's.
+    fn norm_conv2d_onto(
+        &self,
+        x: &Self::Tensor,
+        norm: Norm<'_, Self::Affine>,
+        weight: &Self::Conv2d,
+        sum: Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        self.norm_conv2d(x, norm, weight, Epilogue::residual(&sum))
+    }
+    /// A residual block of `x`, which is first enlarged twofold by `upsample` if there is one, as
+    /// [`Backend::upsample_conv2d`] does. How it is computed may depend on how much memory there is; the result does not.
+    fn residual_block(
+        &self,
+        x: Self::Tensor,
+        upsample: Option<&Self::Conv2d>,
+        block: &ResidualBlock<'_, Self>,
+    ) -> Result<Self::Tensor> {
+        whole_block(self, x, upsample, block)
+    }
     /// LayerNorm over channels.
     fn layer_norm(&self, x: &Self::Tensor, affine: &Self::Affine, eps: f32) -> Result<Self::Tensor>;
     /// `softmax(q·kᵀ/√d)·v` per head. `q` is `[n, .., heads·d]`, `k` and `v` have one sequence an image;
@@ -342,6 +405,27 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> Result<Self::Tensor>;
     /// One token of each sequence: `index[i]` of image `i`, as `[n, 1, 1, c]`.
     fn select_tokens(&self, x: &Self::Tensor, index: &[usize]) -> Result<Self::Tensor>;
+}
+
+/// [`Backend::residual_block`] operation by operation.
+fn whole_block<B: Backend>(
+    b: &B,
+    x: B::Tensor,
+    upsample: Option<&B::Conv2d>,
+    block: &ResidualBlock<'_, B>,
+) -> Result<B::Tensor> {
+    let mut x = x;
+    if let Some(conv) = upsample {
+        let Shape { h, w, .. } = x.shape();
+        x = b.upsample_conv2d(&x, conv, 2 * h, 2 * w)?;
+    }
+    let ResidualBlock { norm1, conv1, channel_bias, norm2, conv2, shortcut } = *block;
+    let epilogue = Epilogue { channel_bias, ..Epilogue::default() };
+    let h = b.norm_conv2d(&x, norm1, conv1, epilogue)?;
+    if let Some(shortcut) = shortcut {
+        x = b.linear(&x, shortcut, Epilogue::default())?;
+    }
+    b.norm_conv2d_onto(&h, norm2, conv2, x)
 }
 
 /// [`Backend::repeat`] for devices that record nothing.

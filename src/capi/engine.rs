@@ -108,7 +108,8 @@ pub struct diffusion_engine_desc {
     /// The least important level sent to log.
     pub log_level: diffusion_log_level,
     /// Bytes of weights and activations in host memory, past which calls and jobs fail with
-    /// ::DIFFUSION_ERROR_OUT_OF_MEMORY; 0 = no limit.
+    /// ::DIFFUSION_ERROR_OUT_OF_MEMORY; 0 = no limit. On the CPU, residual blocks whose activations would not fit are
+    /// computed in strips, some more than once: the same images in more time. diffusion_predict_memory() knows.
     pub memory_limit_host: u64,
     /// Hears the messages; NULL = no log.
     pub log: diffusion_log_callback,

@@ -1,6 +1,6 @@
 //! The smallest layers: what takes its weights straight from a checkpoint.
 
-use crate::backend::{Backend, ConvGeometry};
+use crate::backend::{Backend, ConvGeometry, Norm};
 use crate::util::error::Result;
 use crate::weights::Scope;
 
@@ -69,9 +69,9 @@ impl<B: Backend> GroupNorm<B> {
         b.group_norm(x, &self.affine, self.groups, self.eps, false)
     }
 
-    /// [`GroupNorm::forward`], then SiLU.
-    pub fn forward_silu(&self, b: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        b.group_norm(x, &self.affine, self.groups, self.eps, true)
+    /// [`GroupNorm::forward`], then SiLU, as part of another operation.
+    pub fn with_silu(&self) -> Norm<'_, B::Affine> {
+        Norm { affine: &self.affine, groups: self.groups, eps: self.eps, silu: true }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Residual blocks and the convolutions that halve and double the size.
 
 use super::layers::{GroupNorm, conv2d, linear, pointwise};
-use crate::backend::{Backend, ConvGeometry, Epilogue};
+use crate::backend::{Backend, ConvGeometry, Epilogue, ResidualBlock};
 use crate::util::error::{Result, bail};
 use crate::weights::Scope;
 
@@ -68,22 +68,27 @@ impl<B: Backend> ResnetBlock2D<B> {
         }
     }
 
-    /// `x [n, h, w, inputs]` to `[n, h, w, outputs]`, with [`ResnetBlock2D::time_bias`] of the `n` images.
-    pub fn forward(&self, b: &B, x: &B::Tensor, time_bias: Option<&B::Tensor>) -> Result<B::Tensor> {
+    /// `x [n, h, w, inputs]` to `[n, h, w, outputs]`, with [`ResnetBlock2D::time_bias`] of the `n` images. If there is an
+    /// `upsample`, `x` goes through that first.
+    pub fn forward(
+        &self,
+        b: &B,
+        x: B::Tensor,
+        upsample: Option<&Upsample2D<B>>,
+        time_bias: Option<&B::Tensor>,
+    ) -> Result<B::Tensor> {
         if self.time_emb_proj.is_some() != time_bias.is_some() {
             bail!(Internal, "a residual block and its caller disagree about the time embedding");
         }
-        let epilogue = Epilogue { channel_bias: time_bias, ..Epilogue::default() };
-        let mut h = self.norm1.forward_silu(b, x)?;
-        h = b.conv2d(&h, &self.conv1, epilogue)?;
-        h = self.norm2.forward_silu(b, &h)?;
-        match &self.conv_shortcut {
-            None => b.conv2d(&h, &self.conv2, Epilogue::residual(x)),
-            Some(shortcut) => {
-                let x = b.linear(x, shortcut, Epilogue::default())?;
-                b.conv2d(&h, &self.conv2, Epilogue::residual(&x))
-            }
-        }
+        let block = ResidualBlock {
+            norm1: self.norm1.with_silu(),
+            conv1: &self.conv1,
+            channel_bias: time_bias,
+            norm2: self.norm2.with_silu(),
+            conv2: &self.conv2,
+            shortcut: self.conv_shortcut.as_ref(),
+        };
+        b.residual_block(x, upsample.map(|upsample| &upsample.conv), &block)
     }
 }
 

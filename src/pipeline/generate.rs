@@ -83,6 +83,8 @@ impl<B: Backend> Pipeline<B> {
         let start = Instant::now();
         let mut images = Vec::new();
         if request.decode {
+            // What the denoiser worked in is of no use to the decoder, whose activations are larger.
+            backend.give_up_reserves();
             for image in latents.chunks_exact(size.image()) {
                 observer.progress(Stage::Decode, steps, steps)?;
                 let mut rgb = self.decode(backend, size, image)?;

@@ -2,7 +2,7 @@
 
 use super::gemm::{self, Finish, Rows};
 use super::kernel::Kernels;
-use super::pack::Packed;
+use super::pack::{Packed, Target};
 use super::transform::Transforms;
 use super::winograd::{self, Patches};
 use super::{Cpu, CpuTensor, finish};
@@ -90,6 +90,11 @@ impl Method {
         }
     }
 
+    /// Whether it enlarges by computing on the small image.
+    pub(super) fn is_small(self) -> bool {
+        matches!(self, Self::Enlarged | Self::Phases)
+    }
+
     /// Its transforms, if it has any.
     pub(super) fn transforms(self, kernels: &Kernels) -> Option<&Transforms> {
         let all = &kernels.transforms;
@@ -103,7 +108,21 @@ impl Method {
     }
 }
 
+/// The size of a convolution.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ConvSize {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) kernel: [usize; 2],
+    pub(super) geometry: ConvGeometry,
+}
+
 impl CpuConv2d {
+    pub(super) fn size(&self) -> ConvSize {
+        let Packed { k: inputs, n: outputs, .. } = self.packed;
+        ConvSize { inputs, outputs, kernel: self.kernel, geometry: self.geometry }
+    }
+
     /// [`Method::of`] for an output of this size.
     pub(super) fn method(&self, kernels: &Kernels, height: usize, width: usize, strict: bool) -> Method {
         let outputs = kernels.padded(self.packed.n);
@@ -111,55 +130,79 @@ impl CpuConv2d {
     }
 }
 
-/// Convolves `x` to `output` (height, width), whose size the caller has checked.
+/// What a convolution reads.
+pub(super) struct Source<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) shape: Shape,
+    /// Rows of `x` above the first of the output: 0 for all of an image. In one that is enlarged, rows before that.
+    pub(super) above: usize,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn whole(x: &'a CpuTensor) -> Self {
+        Self { x: x.values(), shape: x.shape, above: 0 }
+    }
+}
+
+/// The shape of what a convolution that does not enlarge makes of `x`.
+pub(super) fn output(operation: &str, x: Shape, weight: &CpuConv2d) -> Result<Shape> {
+    let ConvGeometry { stride, padding: [top, left, bottom, right], upsample } = weight.geometry;
+    let [height, width] = weight.kernel;
+    let (padded_h, padded_w) = (x.h + top + bottom, x.w + left + right);
+    if upsample || padded_h < height || padded_w < width {
+        bail!(Internal, "{operation}: {height} × {width} over {x} with {:?}", weight.geometry);
+    }
+    let (h, w) = ((padded_h - height) / stride + 1, (padded_w - width) / stride + 1);
+    Ok(Shape::image(x.n, h, w, weight.packed.n))
+}
+
+/// Convolves `x` to the shape `output`, which the caller has checked.
 pub(super) fn run(
     cpu: &Cpu,
     operation: &str,
     x: &CpuTensor,
     weight: &CpuConv2d,
-    output: (usize, usize),
+    output: Shape,
     epilogue: &Epilogue<'_, CpuTensor>,
 ) -> Result<CpuTensor> {
     if x.shape.c != weight.packed.k {
         bail!(Internal, "{operation}: {} for {} input channels", x.shape, weight.packed.k);
     }
-    let shape = Shape::image(x.shape.n, output.0, output.1, weight.packed.n);
-    let finish = finish(operation, shape, epilogue)?;
-    let mut out = cpu.tensor(shape, operation)?;
-    let method = weight.method(cpu.device.kernels, shape.h, shape.w, cpu.strict);
-    run_method(cpu, method, x, weight, &finish, &mut out)?;
+    let finish = finish(operation, output, epilogue)?;
+    let mut out = cpu.tensor(output, operation)?;
+    let method = weight.method(cpu.device.kernels, output.h, output.w, cpu.strict);
+    let target = Target(out.values_mut().as_mut_ptr());
+    run_method(cpu, method, &Source::whole(x), weight, output, &finish, target)?;
     Ok(out)
 }
 
-/// Convolves by `method`, which fits the weight and the sizes.
+/// Convolves by `method`, which fits the weight and the sizes, to where `target` points: room for all of `output`.
 pub(super) fn run_method(
     cpu: &Cpu,
     method: Method,
-    x: &CpuTensor,
+    source: &Source<'_>,
     weight: &CpuConv2d,
+    output: Shape,
     finish: &Finish<'_>,
-    out: &mut CpuTensor,
+    target: Target<f32>,
 ) -> Result<()> {
     let packed = &weight.packed;
+    let &Source { x, shape: input, above } = source;
     let Some(transforms) = method.transforms(cpu.device.kernels) else {
-        let rows = Rows {
-            x: x.values(),
-            zeros: packed.zeros(),
-            input: x.shape,
-            output: out.shape,
-            kernel: weight.kernel,
-            geometry: weight.geometry,
-        };
-        return gemm::run(cpu, &rows, packed, finish, out);
+        let mut geometry = weight.geometry;
+        geometry.padding[0] -= above;
+        let rows = Rows { x, zeros: packed.zeros(), input, output, kernel: weight.kernel, geometry };
+        return gemm::run(cpu, &rows, packed, finish, target);
     };
-    let small = matches!(method, Method::Enlarged | Method::Phases);
+    let small = method.is_small();
     let patches = Patches {
-        x: x.values(),
+        x,
         zeros: packed.zeros(),
-        input: x.shape,
-        output: out.shape,
+        input,
+        output,
         step: if small { transforms.tile / 2 } else { transforms.tile },
+        above,
         enlarge: weight.geometry.upsample && !small,
     };
-    winograd::run(cpu, transforms, &patches, packed, finish, out)
+    winograd::run(cpu, transforms, &patches, packed, finish, target)
 }

@@ -4,12 +4,12 @@
 //! task owns a block of the output, goes over the blocks of the sum, and for each over its panels of B (in L1)
 //! and tiles of A (in L2).
 
+use super::Cpu;
 use super::elementwise::{activate, gate};
 use super::kernel::{Kernels, Tile};
 use super::pack::{Packed, Target};
 use super::simd::vectorized;
 use super::threads::even_part;
-use super::{Cpu, CpuTensor};
 use crate::backend::{Activation, ConvGeometry, Shape};
 use crate::util::error::Result;
 
@@ -69,6 +69,8 @@ pub(super) struct Finish<'a> {
     pub(super) activation: Option<Activation>,
     /// The output's shape.
     pub(super) residual: Option<&'a [f32]>,
+    /// The residual is what lies in the output's place; there is then no activation.
+    pub(super) onto: bool,
     /// The first half of the columns times the GELU of the second.
     pub(super) geglu: bool,
 }
@@ -144,27 +146,27 @@ impl Cut {
     }
 }
 
-/// Computes `out = finish(rows · weight)`.
+/// Computes `finish(rows · weight)` to where `target` points, which has room for all rows.
 pub(super) fn run(
     cpu: &Cpu,
     rows: &Rows<'_>,
     weight: &Packed,
     finish: &Finish<'_>,
-    out: &mut CpuTensor,
+    target: Target<f32>,
 ) -> Result<()> {
     let kernels = cpu.device.kernels;
     let (mr, nr) = (kernels.mr, kernels.nr);
-    let m = out.shape.rows();
-    let columns = out.shape.c;
+    let shape = rows.output.with_channels(if finish.geglu { weight.n / 2 } else { weight.n });
+    let m = shape.rows();
+    let columns = shape.c;
     let halves = if finish.geglu { 2 } else { 1 };
     let all_panels = columns.div_ceil(nr);
-    let cut = Cut::new(kernels, cpu.concurrency(), out.shape, weight.k, weight.taps, finish.geglu);
+    let cut = Cut::new(kernels, cpu.concurrency(), shape, weight.k, weight.taps, finish.geglu);
     let scratch = cpu.scratch(cut.floats())?;
     let Cut { block, pointer_floats, block_len, sums_len } = cut;
     let column_tasks = all_panels.div_ceil(block.panels);
     let blocks = weight.k_blocks();
     let tile_pointers = block.rows * weight.taps;
-    let target = Target(out.values_mut().as_mut_ptr());
     cpu.parallel(m.div_ceil(block.rows) * column_tasks, |task, slot| {
         let first_row = task / column_tasks * block.rows;
         let row_count = block.rows.min(m - first_row);
@@ -242,7 +244,11 @@ pub(super) fn run(
                     .map(|bias| &bias[pixel / rows.output.pixels() * columns + column..][..width]);
                 let residual = finish.residual.map(|residual| &residual[at..][..width]);
                 let sums = &sums[..width];
-                finish_row(cpu.device.simd, sums, bias, channel_bias, finish.activation, residual, out);
+                if finish.onto {
+                    add_row(cpu.device.simd, sums, bias, channel_bias, out);
+                } else {
+                    finish_row(cpu.device.simd, sums, bias, channel_bias, finish.activation, residual, out);
+                }
             }
         }
     })
@@ -283,6 +289,27 @@ fn finish_row_body<const FMA: bool>(
     if let Some(residual) = residual {
         for (out, residual) in out.iter_mut().zip(residual) {
             *out += residual;
+        }
+    }
+}
+
+vectorized! {
+    /// `out = sums + bias + channel_bias + out`, to the same bits as [`finish_row`] with that residual.
+    pub(super) fn add_row(
+        sums: &[f32],
+        bias: &[f32],
+        channel_bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) = add_row_body
+}
+
+#[inline(always)]
+fn add_row_body<const FMA: bool>(sums: &[f32], bias: &[f32], channel_bias: Option<&[f32]>, out: &mut [f32]) {
+    let values = out.iter_mut().zip(sums).zip(bias);
+    match channel_bias {
+        None => values.for_each(|((out, sum), bias)| *out += sum + bias),
+        Some(channel_bias) => {
+            values.zip(channel_bias).for_each(|(((out, sum), bias), more)| *out += sum + bias + more);
         }
     }
 }

@@ -17,8 +17,10 @@ mod norm;
 mod pack;
 mod pack_panel;
 mod pool;
+mod residual;
 mod simd;
 mod sizes;
+mod strips;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -26,24 +28,29 @@ mod tests_attention;
 #[cfg(test)]
 mod tests_int8;
 #[cfg(test)]
+mod tests_strips;
+#[cfg(test)]
 mod tests_winograd;
 mod threads;
 mod transform;
 mod transpose;
 mod winograd;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use self::conv::CpuConv2d;
 use self::gemm::{Finish, Rows};
 use self::kernel::Kernels;
-use self::pack::Packed;
+use self::pack::{Packed, Target};
 use self::pool::{Block, Buffer, Memory, Pool};
 use self::simd::Simd;
 pub use self::simd::ignored_environment;
+use self::sizes::BlockSizes;
 use self::threads::ThreadPool;
 use super::{
-    Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, WeightFormat, run_once,
+    Activation, Backend, ConvGeometry, DType, Epilogue, Input, Norm, ResidualBlock, Shape, Tensor, Weight,
+    WeightFormat, run_once, whole_block,
 };
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
@@ -57,6 +64,8 @@ pub struct Cpu {
     pool: Arc<Pool>,
     cancel: Cancel,
     strict: bool,
+    /// Bytes of a strip, about; see [`strips`].
+    strip: usize,
     weights: WeightFormat,
 }
 
@@ -141,6 +150,7 @@ impl Cpu {
             pool,
             cancel: Cancel::default(),
             strict: false,
+            strip: strips::STRIP,
             weights: WeightFormat::default(),
         })
     }
@@ -181,6 +191,11 @@ impl Cpu {
         self.device.memory.account.limit()
     }
 
+    /// Bytes that operations may take now, reserves included; `None` = no limit.
+    fn available(&self) -> Option<u64> {
+        self.device.memory.available()
+    }
+
     /// The device for people, for example `CPU (AVX-512, 2 threads)`.
     pub fn description(&self) -> String {
         let threads = self.threads();
@@ -219,7 +234,7 @@ impl Cpu {
     fn scratch(&self, len: usize) -> Result<Scratch> {
         let stride = scratch_stride(len);
         let mut block = self.pool.take(stride * self.concurrency() * size_of::<f32>(), "working memory")?;
-        let start = pack::Target(block.as_mut_ptr().cast());
+        let start = Target(block.as_mut_ptr().cast());
         Ok(Scratch { _block: block, start, stride })
     }
 }
@@ -233,7 +248,7 @@ fn scratch_stride(len: usize) -> usize {
 struct Scratch {
     /// Keeps the memory on loan.
     _block: Block,
-    start: pack::Target<f32>,
+    start: Target<f32>,
     stride: usize,
 }
 
@@ -249,7 +264,18 @@ impl CpuTensor {
         &self.block.f32(self.offset + self.shape.len())[self.offset..]
     }
 
-    /// Of a tensor that was just made, so that nothing shares its memory yet.
+    /// Rows of one image.
+    fn rows(&self, image: usize, rows: Range<usize>) -> &[f32] {
+        let row = self.shape.w * self.shape.c;
+        &self.values()[(image * self.shape.h + rows.start) * row..][..rows.len() * row]
+    }
+
+    /// Whether nothing shares its memory.
+    fn is_own(&mut self) -> bool {
+        self.offset == 0 && Arc::get_mut(&mut self.block).is_some()
+    }
+
+    /// Of a tensor that was just made, or is its [own](CpuTensor::is_own), so that nothing shares its memory yet.
     fn values_mut(&mut self) -> &mut [f32] {
         match Arc::get_mut(&mut self.block) {
             Some(block) => block.f32_mut(self.shape.len()),
@@ -295,6 +321,7 @@ fn finish<'a>(operation: &str, output: Shape, epilogue: &Epilogue<'a, CpuTensor>
         channel_bias: channel_bias.map(CpuTensor::values),
         activation: epilogue.activation,
         residual: epilogue.residual.map(CpuTensor::values),
+        onto: false,
         geglu: false,
     })
 }
@@ -322,6 +349,10 @@ impl Backend for Cpu {
     fn session(&self) -> Result<Self> {
         let pool = Pool::new(&self.device.memory);
         Ok(Self { pool, cancel: Cancel::default(), ..self.clone() })
+    }
+
+    fn give_up_reserves(&self) {
+        self.pool.trim();
     }
 
     fn with_cancel(&self, cancel: &Cancel) -> Self {
@@ -433,7 +464,8 @@ impl Backend for Cpu {
         let shape = x.shape.with_channels(weight.n);
         let finish = finish("linear", shape, &epilogue)?;
         let mut out = self.tensor(shape, "linear")?;
-        gemm::run(self, &linear_rows(x, weight), weight, &finish, &mut out)?;
+        let target = Target(out.values_mut().as_mut_ptr());
+        gemm::run(self, &linear_rows(x, weight), weight, &finish, target)?;
         Ok(out)
     }
 
@@ -444,7 +476,8 @@ impl Backend for Cpu {
         }
         let mut out = self.tensor(x.shape.with_channels(weight.n / 2), "linear_geglu")?;
         let finish = Finish { geglu: true, ..Finish::default() };
-        gemm::run(self, &linear_rows(x, weight), weight, &finish, &mut out)?;
+        let target = Target(out.values_mut().as_mut_ptr());
+        gemm::run(self, &linear_rows(x, weight), weight, &finish, target)?;
         Ok(out)
     }
 
@@ -454,13 +487,7 @@ impl Backend for Cpu {
         weight: &CpuConv2d,
         epilogue: Epilogue<'_, CpuTensor>,
     ) -> Result<CpuTensor> {
-        let ConvGeometry { stride, padding: [top, left, bottom, right], upsample } = weight.geometry;
-        let [height, width] = weight.kernel;
-        let (padded_h, padded_w) = (x.shape.h + top + bottom, x.shape.w + left + right);
-        if upsample || padded_h < height || padded_w < width {
-            bail!(Internal, "conv2d: {height} × {width} over {} with {:?}", x.shape, weight.geometry);
-        }
-        let output = ((padded_h - height) / stride + 1, (padded_w - width) / stride + 1);
+        let output = conv::output("conv2d", x.shape, weight)?;
         conv::run(self, "conv2d", x, weight, output, &epilogue)
     }
 
@@ -478,7 +505,8 @@ impl Backend for Cpu {
         if !upsample || !keeps_size || !doubles {
             bail!(Internal, "upsample_conv2d: {} to {height} × {width} with {:?}", x.shape, weight.geometry);
         }
-        conv::run(self, "upsample_conv2d", x, weight, (height, width), &Epilogue::default())
+        let output = Shape::image(x.shape.n, height, width, weight.packed.n);
+        conv::run(self, "upsample_conv2d", x, weight, output, &Epilogue::default())
     }
 
     fn group_norm(
@@ -489,7 +517,60 @@ impl Backend for Cpu {
         eps: f32,
         silu: bool,
     ) -> Result<CpuTensor> {
-        norm::group_norm(self, x, affine, groups, eps, silu)
+        norm::group_norm(self, x, &Norm { affine, groups, eps, silu })
+    }
+
+    fn norm_conv2d(
+        &self,
+        x: &CpuTensor,
+        norm: Norm<'_, CpuAffine>,
+        weight: &CpuConv2d,
+        epilogue: Epilogue<'_, CpuTensor>,
+    ) -> Result<CpuTensor> {
+        strips::norm_conv2d(self, x, &norm, weight, epilogue, None)
+    }
+
+    fn norm_conv2d_onto(
+        &self,
+        x: &CpuTensor,
+        norm: Norm<'_, CpuAffine>,
+        weight: &CpuConv2d,
+        sum: CpuTensor,
+    ) -> Result<CpuTensor> {
+        strips::norm_conv2d(self, x, &norm, weight, Epilogue::default(), Some(sum))
+    }
+
+    fn residual_block(
+        &self,
+        x: CpuTensor,
+        upsample: Option<&CpuConv2d>,
+        block: &ResidualBlock<'_, Cpu>,
+    ) -> Result<CpuTensor> {
+        let mut x = x;
+        if upsample.is_some() {
+            // What served the smaller images is of no use to the larger.
+            self.pool.trim();
+        }
+        let sizes = BlockSizes {
+            x: x.shape,
+            own: x.is_own(),
+            upsample: upsample.map(CpuConv2d::size),
+            conv1: block.conv1.size(),
+            conv2: block.conv2.size(),
+            shortcut: block.shortcut.is_some(),
+        };
+        let Some(materialise) = self.sizes().way(&sizes, self.available()) else {
+            return whole_block(self, x, upsample, block);
+        };
+        self.pool.trim();
+        match upsample {
+            Some(conv) if materialise => {
+                let Shape { h, w, .. } = x.shape;
+                x = self.upsample_conv2d(&x, conv, 2 * h, 2 * w)?;
+                residual::small(self, x, None, block)
+            }
+            _ => residual::small(self, x, upsample, block),
+        }
     }
 
     fn layer_norm(&self, x: &CpuTensor, affine: &CpuAffine, eps: f32) -> Result<CpuTensor> {

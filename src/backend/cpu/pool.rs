@@ -29,10 +29,16 @@ impl Memory {
     fn trim(&self) {
         // The pools are collected first: dropping the last reference to one must not happen under this lock.
         let pools: Vec<Arc<Pool>> = lock(&self.pools).iter().filter_map(Weak::upgrade).collect();
-        for pool in pools {
-            let free = std::mem::take(&mut *lock(&pool.free));
-            drop(free);
-        }
+        pools.iter().for_each(|pool| pool.trim());
+    }
+
+    /// What the limit leaves when every pool's unused buffers are freed.
+    pub(super) fn available(&self) -> Option<u64> {
+        let limit = self.account.limit()?;
+        let pools: Vec<Arc<Pool>> = lock(&self.pools).iter().filter_map(Weak::upgrade).collect();
+        let reserve = |pool: &Arc<Pool>| lock(&pool.free).iter().map(Buffer::capacity).sum::<usize>() as u64;
+        let used = self.account.used().saturating_sub(pools.iter().map(reserve).sum());
+        Some(limit.saturating_sub(used))
     }
 
     fn exhausted(&self, what: &str, bytes: usize) -> crate::util::error::Error {
@@ -177,6 +183,12 @@ impl Pool {
         pools.retain(|other| other.strong_count() > 0);
         pools.push(Arc::downgrade(&pool));
         pool
+    }
+
+    /// Frees the unused buffers.
+    pub(super) fn trim(&self) {
+        let free = std::mem::take(&mut *lock(&self.free));
+        drop(free);
     }
 
     /// At least `bytes` bytes with whatever values were last in them: the smallest free buffer that fits, unless

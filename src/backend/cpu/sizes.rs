@@ -1,26 +1,79 @@
 //! What the CPU allocates, for [`Shapes`].
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::conv::Method;
+use super::conv::{ConvSize, Method};
 use super::kernel::Kernels;
 use super::pack::Values;
+use super::residual::enlarged;
 use super::winograd::Room;
-use super::{Cpu, attention, gemm, norm};
-use crate::backend::shape::{Layer, Model, Product, Shapes, Work};
-use crate::backend::{DType, Shape};
+use super::{Cpu, attention, gemm, norm, strips};
+use crate::backend::shape::{Block, Event, Layer, Model, Product, Shapes, SmallBlock, Work};
+use crate::backend::{ConvGeometry, DType, Shape};
 
-struct Sizes {
+/// What decides how much memory operations work in.
+pub(super) struct Sizes {
     kernels: &'static Kernels,
     threads: usize,
     strict: bool,
+    strip: usize,
+}
+
+/// A residual block's.
+#[derive(Clone, Copy)]
+pub(super) struct BlockSizes {
+    pub(super) x: Shape,
+    /// Whether nothing shares the memory of `x`.
+    pub(super) own: bool,
+    pub(super) upsample: Option<ConvSize>,
+    pub(super) conv1: ConvSize,
+    pub(super) conv2: ConvSize,
+    pub(super) shortcut: bool,
 }
 
 impl Cpu {
+    pub(super) fn sizes(&self) -> Sizes {
+        let (kernels, threads) = (self.device.kernels, self.concurrency());
+        Sizes { kernels, threads, strict: self.strict, strip: self.strip }
+    }
+
     /// A backend that allocates as this one does, on paper; at most `limit` bytes.
     pub(crate) fn shapes(&self, limit: Option<u64>) -> Shapes {
-        let sizes = Sizes { kernels: self.device.kernels, threads: self.concurrency(), strict: self.strict };
-        Shapes::new(Arc::new(sizes), limit)
+        Shapes::new(Arc::new(self.sizes()), limit)
+    }
+}
+
+fn values(shape: Shape) -> usize {
+    shape.len() * size_of::<f32>()
+}
+
+/// The bytes of operations on paper, in the order in which they are taken and given back.
+#[derive(Default)]
+struct Script(Vec<Event>);
+
+impl Script {
+    fn take(&mut self, bytes: usize) {
+        self.0.push(Event::Take(bytes));
+    }
+
+    /// Gives back what was taken last but for `above`.
+    fn give(&mut self, above: usize) {
+        self.0.push(Event::Give(above));
+    }
+
+    fn work(&mut self, bytes: usize) {
+        self.take(bytes);
+        self.give(0);
+    }
+
+    /// The statistics of a norm, then its coefficients, which stay. `between` works while the statistics are there.
+    fn norm(&mut self, shape: Shape, between: impl FnOnce(&mut Self)) {
+        let [sums, coefficients] = norm::work(shape);
+        self.take(sums);
+        between(self);
+        self.take(coefficients);
+        self.give(1);
     }
 }
 
@@ -28,6 +81,156 @@ impl Sizes {
     /// As [`Cpu::scratch`].
     fn scratch(&self, floats: usize) -> usize {
         super::scratch_stride(floats) * self.threads * size_of::<f32>()
+    }
+
+    fn method(&self, conv: &ConvSize, out: Shape) -> Method {
+        let outputs = self.kernels.padded(conv.outputs);
+        Method::of(conv.kernel, conv.geometry, (out.h, out.w), conv.inputs, outputs, self.strict)
+    }
+
+    /// What a convolution by `method` works in to make `out`.
+    fn conv(&self, conv: &ConvSize, method: Method, out: Shape) -> usize {
+        let floats = match method.transforms(self.kernels) {
+            Some(transforms) => Room::new(self.kernels, transforms, out, conv.inputs, self.threads).floats(),
+            None => {
+                let taps = conv.kernel[0] * conv.kernel[1];
+                gemm::Cut::new(self.kernels, self.threads, out, conv.inputs, taps, false).floats()
+            }
+        };
+        self.scratch(floats)
+    }
+
+    /// A convolution of some rows of an image of `whole`.
+    fn conv_rows(&self, script: &mut Script, conv: &ConvSize, whole: Shape, rows: usize) {
+        let whole = whole.with_channels(conv.outputs);
+        let method = self.method(conv, whole);
+        script.work(self.conv(conv, method, Shape { n: 1, h: rows, ..whole }));
+    }
+
+    /// [`Model::norm_conv`] of an image that comes in strips: what is ready, before each convolution.
+    fn stage(&self, x: Shape, rows: usize, mut each: impl FnMut(Range<usize>, Range<usize>)) {
+        let mut done = 0;
+        for strip in strips::cut(x.h, rows) {
+            let ready = strips::ready(x.h, strip.end, done);
+            done = ready.end;
+            each(strip, ready);
+        }
+    }
+
+    /// How a residual block is computed that may take so many bytes: `None` = operation by operation, else by
+    /// [`super::residual`], with the enlarged input in one piece or not.
+    pub(super) fn way(&self, block: &BlockSizes, available: Option<u64>) -> Option<bool> {
+        let available = available?;
+        let BlockSizes { x, own, upsample, conv1, conv2, shortcut } = block;
+        let input = enlarged(*x, upsample.as_ref().map(|conv| conv.outputs));
+        let out = input.with_channels(conv1.outputs);
+        let convs = [(input, conv1), (out, conv2)];
+        let same = convs.iter().all(|(_, conv)| {
+            conv.kernel == [3, 3] && conv.geometry == ConvGeometry::same(3) && conv.outputs == out.c
+        });
+        let small = match upsample {
+            Some(conv) => {
+                let method = self.method(conv, input);
+                self.conv(conv, method, input)
+            }
+            None => 0,
+        };
+        // Two strips of what a norm makes, or all of it; and what the rest works in, which is little.
+        let work = convs.iter().map(|(shape, conv)| {
+            let normalized = match strips::plan(self.strip, *shape, conv.kernel, conv.geometry) {
+                Some(rows) => strips::window(*shape, rows),
+                None => values(*shape),
+            };
+            let made = shape.with_channels(conv.outputs);
+            let [sums, coefficients] = norm::work(*shape);
+            normalized + self.conv(conv, self.method(conv, made), made) + sums + coefficients
+        });
+        let work = work.max().unwrap_or(0).max(small);
+        let enlarged = if upsample.is_some() { values(input) } else { 0 };
+        let another = *shortcut || !(*own || upsample.is_some());
+        let whole = enlarged + values(out) * (1 + usize::from(another)) + work;
+        if !same || whole as u64 <= available {
+            return None;
+        }
+        let lazily = *shortcut
+            && upsample.as_ref().is_some_and(|conv| self.method(conv, input).is_small())
+            && (enlarged + values(out) + 2 * work) as u64 > available;
+        Some(!lazily)
+    }
+
+    /// What [`super::residual::small`] takes.
+    fn small(&self, block: &BlockSizes, lazily: bool) -> Vec<Event> {
+        let mut script = Script::default();
+        let upsample = block.upsample.filter(|_| lazily);
+        let input = enlarged(block.x, block.upsample.map(|conv| conv.outputs));
+        let (out, conv1, conv2) = (input.with_channels(block.conv1.outputs), &block.conv1, &block.conv2);
+        let rows = strips::rows(self.strip, input);
+        let strip = |shape: Shape| (rows + strips::LAG) * shape.w * shape.c * size_of::<f32>();
+        let read = |script: &mut Script, rows: usize| {
+            if let Some(conv) = &upsample {
+                self.conv_rows(script, conv, input, rows);
+            }
+        };
+        let images = || 0..input.n;
+        if block.shortcut {
+            script.take(values(out));
+            if lazily {
+                script.take(strip(input));
+            }
+            script.norm(input, |script| {
+                images().for_each(|_| strips::cut(input.h, rows).for_each(|strip| read(script, strip.len())));
+            });
+            script.take(strips::window(input, rows));
+            for _ in images() {
+                self.stage(input, rows, |strip, ready| {
+                    read(&mut script, strip.len());
+                    self.conv_rows(&mut script, conv1, input, ready.len());
+                });
+            }
+            script.give(0);
+            script.give(0);
+            script.norm(out, |_| ());
+            script.take(strips::window(out, rows));
+            script.take(strip(out));
+            let side = ConvSize { kernel: [1, 1], geometry: ConvGeometry::same(1), ..*conv1 };
+            for _ in images() {
+                self.stage(out, rows, |_, ready| {
+                    read(&mut script, ready.len());
+                    self.conv_rows(&mut script, &side, input, ready.len());
+                    self.conv_rows(&mut script, conv2, out, ready.len());
+                });
+            }
+        } else {
+            if !block.own && block.upsample.is_none() {
+                script.take(values(input));
+            }
+            script.norm(input, |_| ());
+            script.take(strips::window(input, rows));
+            script.take(strip(out));
+            script.norm(out, |script| {
+                for _ in images() {
+                    self.stage(input, rows, |_, ready| self.conv_rows(script, conv1, input, ready.len()));
+                }
+            });
+            script.take(strips::window(out, rows + strips::LAG));
+            for _ in images() {
+                let mut done = 0;
+                self.stage(input, rows, |_, ready| {
+                    self.conv_rows(&mut script, conv1, input, ready.len());
+                    let ready = strips::ready(input.h, ready.end, done);
+                    done = ready.end;
+                    self.conv_rows(&mut script, conv2, out, ready.len());
+                });
+            }
+        }
+        script.0
+    }
+}
+
+impl ConvSize {
+    fn of(layer: &Layer) -> Self {
+        let geometry = layer.geometry.unwrap_or(ConvGeometry::same(1));
+        Self { inputs: layer.inputs, outputs: layer.outputs, kernel: layer.kernel, geometry }
     }
 }
 
@@ -54,18 +257,49 @@ impl Model for Sizes {
 
     fn product(&self, product: &Product<'_>) -> Work {
         let (layer, out) = (product.layer, product.out);
-        let outputs = self.kernels.padded(layer.outputs);
-        let method = layer.geometry.map_or(Method::Direct, |geometry| {
-            Method::of(layer.kernel, geometry, (out.h, out.w), layer.inputs, outputs, self.strict)
-        });
-        let floats = match method.transforms(self.kernels) {
-            Some(transforms) => Room::new(self.kernels, transforms, out, layer.inputs, self.threads).floats(),
-            None => {
-                let taps = layer.kernel[0] * layer.kernel[1];
-                gemm::Cut::new(self.kernels, self.threads, out, layer.inputs, taps, product.gated).floats()
-            }
+        let scratch = if product.gated {
+            self.scratch(gemm::Cut::new(self.kernels, self.threads, out, layer.inputs, 1, true).floats())
+        } else {
+            let conv = ConvSize::of(layer);
+            let method = layer.geometry.map_or(Method::Direct, |_| self.method(&conv, out));
+            self.conv(&conv, method, out)
         };
-        Work { scratch: self.scratch(floats), workspace: 0 }
+        Work { scratch, workspace: 0 }
+    }
+
+    fn norm_conv(&self, x: Shape, layer: &Layer) -> Option<Vec<Event>> {
+        let conv = ConvSize::of(layer);
+        let rows = strips::plan(self.strip, x, conv.kernel, conv.geometry)?;
+        let mut script = Script::default();
+        script.norm(x, |_| ());
+        script.take(strips::window(x, rows));
+        for _ in 0..x.n {
+            self.stage(x, rows, |_, ready| self.conv_rows(&mut script, &conv, x, ready.len()));
+        }
+        Some(script.0)
+    }
+
+    fn adds_in_place(&self) -> bool {
+        true
+    }
+
+    fn small_block(&self, block: &Block<'_>, available: Option<u64>) -> Option<SmallBlock> {
+        let sizes = BlockSizes {
+            x: block.x,
+            own: block.own,
+            upsample: block.upsample.map(ConvSize::of),
+            conv1: ConvSize::of(block.conv1),
+            conv2: ConvSize::of(block.conv2),
+            shortcut: block.shortcut,
+        };
+        let materialise = self.way(&sizes, available)?;
+        let keeps_input = sizes.upsample.is_some() && !materialise;
+        let events = self.small(&sizes, keeps_input);
+        Some(SmallBlock { materialise, events })
+    }
+
+    fn gives_up_reserves(&self) -> bool {
+        true
     }
 
     fn gates_apart(&self, _: &Layer) -> bool {

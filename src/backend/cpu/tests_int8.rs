@@ -1,7 +1,7 @@
 //! Weights in 8 bits: packing against its definition, products against `f64` ones with the same weights.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::conv::{Method, run_method};
+use super::conv::{Method, Source, run_method};
 use super::pack::{KBlock, Values};
 use super::*;
 use crate::backend::cases::{random, weight_bytes};
@@ -221,7 +221,9 @@ fn convolutions_by_every_method_are_close_to_f64() {
                 let x = cpu.upload(pixels, &x).unwrap();
                 for &(method, bound) in methods {
                     let mut out = cpu.tensor(Shape::image(2, sides[0], sides[1], n), "test").unwrap();
-                    run_method(&cpu, method, &x, &conv, &Finish::default(), &mut out).unwrap();
+                    let (shape, target) = (out.shape, Target(out.values_mut().as_mut_ptr()));
+                    run_method(&cpu, method, &Source::whole(&x), &conv, shape, &Finish::default(), target)
+                        .unwrap();
                     let error = relative_l2(out.values(), &expected);
                     assert!(
                         error < bound,

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::conv::{Method, run_method};
+use super::conv::{Method, Source, run_method};
 use super::gemm::Finish;
 use super::*;
 use crate::backend::reference::Reference;
@@ -88,7 +88,10 @@ impl Case {
 
     fn computed(&self, cpu: &Cpu, method: Method) -> Vec<f32> {
         let mut out = cpu.tensor(self.output(), "test").unwrap();
-        run_method(cpu, method, &self.input(cpu), &self.weight(cpu), &Finish::default(), &mut out).unwrap();
+        let (x, weight) = (self.input(cpu), self.weight(cpu));
+        let target = Target(out.values_mut().as_mut_ptr());
+        run_method(cpu, method, &Source::whole(&x), &weight, self.output(), &Finish::default(), target)
+            .unwrap();
         out.values().to_vec()
     }
 }
@@ -375,7 +378,10 @@ fn medians(cpu: &Cpu, case: &Case, methods: &[Method], rounds: usize) -> Vec<f64
         for (method, times) in methods.iter().zip(&mut times) {
             let start = Instant::now();
             for _ in 0..repeats {
-                run_method(cpu, *method, &x, &weight, &Finish::default(), &mut out).unwrap();
+                let target = Target(out.values_mut().as_mut_ptr());
+                let source = Source::whole(&x);
+                run_method(cpu, *method, &source, &weight, case.output(), &Finish::default(), target)
+                    .unwrap();
             }
             times.push(start.elapsed().as_secs_f64() / repeats as f64);
         }

@@ -5,12 +5,12 @@
 //! fast convolutions need no weights of their own: transforming a filter costs as much as the products of four tiles, and
 //! a task has tens of them. At the end the sums are transformed to pixels and finished.
 
-use super::gemm::{Finish, finish_row};
+use super::Cpu;
+use super::gemm::{Finish, add_row, finish_row};
 use super::kernel::{Kernels, Tile};
 use super::pack::{KBlock, Packed, Target};
 use super::threads::even_part;
 use super::transform::Transforms;
-use super::{Cpu, CpuTensor};
 use crate::backend::Shape;
 use crate::util::error::Result;
 
@@ -37,6 +37,8 @@ pub(super) struct Patches<'a> {
     pub(super) output: Shape,
     /// Pixels from one patch to the next.
     pub(super) step: usize,
+    /// Rows of the input above the output's first.
+    pub(super) above: usize,
     /// The patches are those of the input enlarged twofold, to the size of the output.
     pub(super) enlarge: bool,
 }
@@ -52,7 +54,7 @@ impl Patches<'_> {
         for (i, pixel) in pixels.iter_mut().enumerate() {
             // A patch begins one pixel before its tile. Pixels left of or above the image wrap round to large numbers,
             // outside as well.
-            let y = (row * self.step + i / side).wrapping_sub(1);
+            let y = (row * self.step + self.above + i / side).wrapping_sub(1);
             let x = (column * self.step + i % side).wrapping_sub(1);
             *pixel = if y < height && x < width {
                 let index = (image * self.input.h + (y >> shift)) * self.input.w + (x >> shift);
@@ -156,20 +158,20 @@ fn k_blocks(k: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..k).step_by(step).map(move |start| (start, step.min(k - start)))
 }
 
-/// Computes `out = finish(convolution)`.
+/// Computes `finish(convolution)` to where `target` points, which has room for the output.
 pub(super) fn run(
     cpu: &Cpu,
     transforms: &Transforms,
     patches: &Patches<'_>,
     weight: &Packed,
     finish: &Finish<'_>,
-    out: &mut CpuTensor,
+    target: Target<f32>,
 ) -> Result<()> {
     let kernels = cpu.device.kernels;
     let (mr, nr) = (kernels.mr, kernels.nr);
     let Transforms { patch, points: side, tile: tile_side, .. } = *transforms;
     let (points, pixels) = (side * side, patch * patch);
-    let shape = out.shape;
+    let shape = patches.output;
     let (down, across) = (shape.h.div_ceil(tile_side), shape.w.div_ceil(tile_side));
     let tiles = shape.n * down * across;
     let panels = shape.c.div_ceil(nr);
@@ -182,7 +184,6 @@ pub(super) fn run(
     let columns = cut.panels * nr;
     let scratch = cpu.scratch(room.floats())?;
 
-    let target = Target(out.values_mut().as_mut_ptr());
     cpu.parallel(tiles.div_ceil(cut.tiles) * column_tasks, |task, slot| {
         let first_tile = task / column_tasks * cut.tiles;
         let count = cut.tiles.min(tiles - first_tile);
@@ -283,7 +284,19 @@ pub(super) fn run(
                     let values = &last[pixel * columns..][..width];
                     // SAFETY: this task alone writes these pixels and columns of the output.
                     let out = unsafe { target.slice(at, width) };
-                    finish_row(cpu.device.simd, values, bias, channel_bias, finish.activation, residual, out);
+                    if finish.onto {
+                        add_row(cpu.device.simd, values, bias, channel_bias, out);
+                    } else {
+                        finish_row(
+                            cpu.device.simd,
+                            values,
+                            bias,
+                            channel_bias,
+                            finish.activation,
+                            residual,
+                            out,
+                        );
+                    }
                 }
             }
         }

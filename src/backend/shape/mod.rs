@@ -7,10 +7,11 @@ mod pool;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::pool::{Block, Buffer, Pool, Recorded};
+use self::pool::{Block as Memory, Buffer, Pool, Recorded};
 use super::account::Account;
 use super::{
-    Activation, Backend, ConvGeometry, DType, Epilogue, Input, Shape, Tensor, Weight, WeightFormat, run_once,
+    Activation, Backend, ConvGeometry, DType, Epilogue, Input, Norm, ResidualBlock, Shape, Tensor, Weight,
+    WeightFormat, run_once, whole_block,
 };
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
@@ -37,6 +38,49 @@ pub(crate) trait Model: Send + Sync + 'static {
     fn indices(&self, len: usize) -> Option<usize>;
     /// Whether [`Backend::repeat`] records.
     fn records(&self) -> bool;
+    /// What [`Backend::norm_conv2d`] works in, where it is one operation for this input.
+    fn norm_conv(&self, _x: Shape, _layer: &Layer) -> Option<Vec<Event>> {
+        None
+    }
+    /// Whether [`Backend::norm_conv2d_onto`] adds in the memory of a tensor that nothing shares.
+    fn adds_in_place(&self) -> bool {
+        false
+    }
+    /// How a residual block is computed that may take so many bytes, if not operation by operation.
+    fn small_block(&self, _block: &Block<'_>, _available: Option<u64>) -> Option<SmallBlock> {
+        None
+    }
+    /// Whether [`Backend::give_up_reserves`] does.
+    fn gives_up_reserves(&self) -> bool {
+        false
+    }
+}
+
+/// A step of an operation's work.
+pub(crate) enum Event {
+    /// So many bytes are taken.
+    Take(usize),
+    /// Those taken last go back, but for so many that were taken after them.
+    Give(usize),
+}
+
+/// A residual block's size.
+pub(crate) struct Block<'a> {
+    pub(crate) x: Shape,
+    /// Whether nothing shares the memory of `x`.
+    pub(crate) own: bool,
+    pub(crate) upsample: Option<&'a Layer>,
+    pub(crate) conv1: &'a Layer,
+    pub(crate) conv2: &'a Layer,
+    pub(crate) shortcut: bool,
+}
+
+/// What [`Model::small_block`] answers.
+pub(crate) struct SmallBlock {
+    /// Whether the enlarged input is made first.
+    pub(crate) materialise: bool,
+    /// If the result is a tensor of its own and not the input, it is taken first. What is not given back is at the end.
+    pub(crate) events: Vec<Event>,
 }
 
 /// What [`Model::product`] answers.
@@ -97,12 +141,19 @@ pub struct ShapeTensor {
     shape: Shape,
     /// In values, from the start of the block, which views share.
     offset: usize,
-    block: Arc<Block>,
+    block: Arc<Memory>,
 }
 
 impl Tensor for ShapeTensor {
     fn shape(&self) -> Shape {
         self.shape
+    }
+}
+
+impl ShapeTensor {
+    /// Whether nothing shares its memory.
+    fn is_own(&mut self) -> bool {
+        self.offset == 0 && Arc::get_mut(&mut self.block).is_some()
     }
 }
 
@@ -165,6 +216,12 @@ impl Shapes {
         self.account.peak()
     }
 
+    /// What the limit leaves, the session's reserves included.
+    fn available(&self) -> Option<u64> {
+        let used = self.account.used().saturating_sub(self.pool.reserves());
+        self.account.limit().map(|limit| limit.saturating_sub(used))
+    }
+
     fn tensor(&self, shape: Shape, operation: &str) -> Result<ShapeTensor> {
         self.cancel.check()?;
         let Shape { n, h, w, c } = shape;
@@ -178,6 +235,20 @@ impl Shapes {
     /// Takes what an operation works in, and gives it back.
     fn work(&self, sizes: &[usize]) -> Result<()> {
         sizes.iter().map(|&bytes| self.pool.take(bytes)).collect::<Result<Vec<_>>>().map(drop)
+    }
+
+    /// Takes and gives back as an operation does. Returns what was taken first and not given back.
+    fn play(&self, events: &[Event]) -> Result<Option<Memory>> {
+        let mut held = Vec::new();
+        for event in events {
+            match *event {
+                Event::Take(bytes) => held.push(self.pool.take(bytes)?),
+                Event::Give(above) if above < held.len() => drop(held.remove(held.len() - 1 - above)),
+                Event::Give(_) => bail!(Internal, "memory is given back that was not taken"),
+            }
+        }
+        held.reverse();
+        Ok(held.pop())
     }
 
     fn buffer(&self, bytes: usize) -> Result<Buffer> {
@@ -313,6 +384,12 @@ impl Backend for Shapes {
     fn session(&self) -> Result<Self> {
         let pool = Pool::new(&self.account);
         Ok(Self { pool, workspace: Arc::default(), cancel: Cancel::default(), ..self.clone() })
+    }
+
+    fn give_up_reserves(&self) {
+        if self.model.gives_up_reserves() {
+            self.pool.trim();
+        }
     }
 
     fn with_cancel(&self, cancel: &Cancel) -> Self {
@@ -480,6 +557,84 @@ impl Backend for Shapes {
         let out = self.tensor(x.shape, "group_norm")?;
         self.work(&self.model.group_norm(x.shape, groups))?;
         Ok(out)
+    }
+
+    fn norm_conv2d(
+        &self,
+        x: &ShapeTensor,
+        norm: Norm<'_, ShapeAffine>,
+        weight: &ShapeLayer,
+        epilogue: Epilogue<'_, ShapeTensor>,
+    ) -> Result<ShapeTensor> {
+        let Some(events) = self.model.norm_conv(x.shape, &weight.layer) else {
+            let h = self.group_norm(x, norm.affine, norm.groups, norm.eps, norm.silu)?;
+            return self.conv2d(&h, weight, epilogue);
+        };
+        let out = self.tensor(x.shape.with_channels(weight.layer.outputs), "norm_conv2d")?;
+        self.play(&events)?;
+        Ok(out)
+    }
+
+    fn norm_conv2d_onto(
+        &self,
+        x: &ShapeTensor,
+        norm: Norm<'_, ShapeAffine>,
+        weight: &ShapeLayer,
+        sum: ShapeTensor,
+    ) -> Result<ShapeTensor> {
+        let mut sum = sum;
+        if !self.model.adds_in_place() || !sum.is_own() {
+            return self.norm_conv2d(x, norm, weight, Epilogue::residual(&sum));
+        }
+        match self.model.norm_conv(x.shape, &weight.layer) {
+            Some(events) => self.play(&events).map(drop)?,
+            None => {
+                let _h = self.group_norm(x, norm.affine, norm.groups, norm.eps, norm.silu)?;
+                let (layer, out) = (&weight.layer, sum.shape);
+                self.work(&[self.model.product(&Product { layer, out, plain: true, gated: false }).scratch])?;
+            }
+        }
+        Ok(sum)
+    }
+
+    fn residual_block(
+        &self,
+        x: ShapeTensor,
+        upsample: Option<&ShapeLayer>,
+        block: &ResidualBlock<'_, Shapes>,
+    ) -> Result<ShapeTensor> {
+        let mut x = x;
+        if upsample.is_some() {
+            self.give_up_reserves();
+        }
+        let sizes = Block {
+            x: x.shape,
+            own: x.is_own(),
+            upsample: upsample.map(|conv| &conv.layer),
+            conv1: &block.conv1.layer,
+            conv2: &block.conv2.layer,
+            shortcut: block.shortcut.is_some(),
+        };
+        let Some(small) = self.model.small_block(&sizes, self.available()) else {
+            return whole_block(self, x, upsample, block);
+        };
+        let own = sizes.own || upsample.is_some();
+        self.pool.trim();
+        if let Some(conv) = upsample.filter(|_| small.materialise) {
+            let Shape { h, w, .. } = x.shape;
+            x = self.upsample_conv2d(&x, conv, 2 * h, 2 * w)?;
+        }
+        let taken = self.play(&small.events)?;
+        if block.shortcut.is_none() && own {
+            return Ok(x);
+        }
+        let Some(taken) = taken else {
+            bail!(Internal, "a residual block without a result");
+        };
+        let Shape { h, w, .. } = x.shape;
+        let twice = if upsample.is_some() && !small.materialise { 2 } else { 1 };
+        let shape = Shape { h: h * twice, w: w * twice, c: block.conv1.layer.outputs, ..x.shape };
+        Ok(ShapeTensor { shape, offset: 0, block: Arc::new(taken) })
     }
 
     fn layer_norm(&self, x: &ShapeTensor, affine: &ShapeAffine, _eps: f32) -> Result<ShapeTensor> {

@@ -78,6 +78,17 @@ impl Pool {
         Arc::new(Self { account: Arc::clone(account), session, recording: Mutex::default() })
     }
 
+    /// Frees the session's unused buffers.
+    pub(super) fn trim(&self) {
+        let free = std::mem::take(&mut *lock(&self.session.free));
+        drop(free);
+    }
+
+    /// Bytes of the session's unused buffers.
+    pub(super) fn reserves(&self) -> u64 {
+        lock(&self.session.free).iter().map(|buffer| buffer.bytes).sum::<usize>() as u64
+    }
+
     /// The smallest free buffer that has `bytes` and is not more than twice too large, else a new one. In a recording
     /// there are no new ones, and none is too large.
     pub(super) fn take(&self, bytes: usize) -> Result<Block> {
@@ -91,10 +102,7 @@ impl Pool {
         let mut buffer = match reused {
             Some(buffer) => buffer,
             None if recording.is_some() => bail!(OutOfMemory, "no memory for a recording"),
-            None => Buffer::or_trim(&self.account, bytes, || {
-                let free = std::mem::take(&mut *lock(&self.session.free));
-                drop(free);
-            })?,
+            None => Buffer::or_trim(&self.account, bytes, || self.trim())?,
         };
         buffer.recorded = recording.is_some();
         Ok(Block { buffer: Some(buffer), shelf: Arc::clone(shelf) })

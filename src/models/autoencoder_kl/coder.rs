@@ -1,7 +1,7 @@
 //! The two halves of the autoencoder. They have no time embedding and fix the epsilon of their norms in code.
 
 use super::config::AutoencoderKLConfig;
-use crate::backend::{Backend, ConvGeometry, Epilogue, Shape, Tensor};
+use crate::backend::{Backend, ConvGeometry, Epilogue};
 use crate::nn::attention::{Attention, Projections};
 use crate::nn::layers::{GroupNorm, conv2d};
 use crate::nn::resnet::{Downsample2D, ResnetBlock2D, ResnetShape, Upsample2D};
@@ -127,15 +127,14 @@ impl<B: Backend> Encoder<B> {
         let mut h = b.conv2d(image, &self.conv_in, Epilogue::default())?;
         for block in &self.down_blocks {
             for resnet in &block.resnets {
-                h = resnet.forward(b, &h, None)?;
+                h = resnet.forward(b, h, None, None)?;
             }
             if let Some(downsampler) = &block.downsampler {
                 h = downsampler.forward(b, &h)?;
             }
         }
-        h = self.mid_block.forward(b, &h)?;
-        h = self.conv_norm_out.forward_silu(b, &h)?;
-        b.conv2d(&h, &self.conv_out, Epilogue::default())
+        h = self.mid_block.forward(b, h)?;
+        b.norm_conv2d(&h, self.conv_norm_out.with_silu(), &self.conv_out, Epilogue::default())
     }
 }
 
@@ -164,18 +163,16 @@ impl<B: Backend> Decoder<B> {
 
     pub(super) fn forward(&self, b: &B, latents: &B::Tensor) -> Result<B::Tensor> {
         let mut h = b.conv2d(latents, &self.conv_in, Epilogue::default())?;
-        h = self.mid_block.forward(b, &h)?;
+        h = self.mid_block.forward(b, h)?;
+        // A block's enlarged output need not be kept: the first resnet of the next begins with it.
+        let mut upsampler = None;
         for block in &self.up_blocks {
             for resnet in &block.resnets {
-                h = resnet.forward(b, &h, None)?;
+                h = resnet.forward(b, h, upsampler.take(), None)?;
             }
-            if let Some(upsampler) = &block.upsampler {
-                let Shape { h: height, w: width, .. } = h.shape();
-                h = upsampler.forward(b, &h, 2 * height, 2 * width)?;
-            }
+            upsampler = block.upsampler.as_ref();
         }
-        h = self.conv_norm_out.forward_silu(b, &h)?;
-        b.conv2d(&h, &self.conv_out, Epilogue::default())
+        b.norm_conv2d(&h, self.conv_norm_out.with_silu(), &self.conv_out, Epilogue::default())
     }
 }
 
@@ -190,13 +187,13 @@ impl<B: Backend> MidBlock2D<B> {
         Ok(Self { resnets: [load(0)?, load(1)?], attention })
     }
 
-    fn forward(&self, b: &B, x: &B::Tensor) -> Result<B::Tensor> {
+    fn forward(&self, b: &B, x: B::Tensor) -> Result<B::Tensor> {
         let [first, second] = &self.resnets;
-        let mut h = first.forward(b, x, None)?;
+        let mut h = first.forward(b, x, None, None)?;
         if let Some(attention) = &self.attention {
             h = attention.forward(b, &h)?;
         }
-        second.forward(b, &h, None)
+        second.forward(b, h, None, None)
     }
 }
 

@@ -45,7 +45,7 @@ fn check_blocks<B: Backend>(b: &B, name: &str) {
                 vae.decoder.mid_block.attention.as_ref().unwrap().forward(b, &x)
             }
             ["decoder", "up_blocks", _, "resnets", _] => {
-                vae.decoder.up_blocks[index(2)].resnets[index(4)].forward(b, &x, None)
+                vae.decoder.up_blocks[index(2)].resnets[index(4)].forward(b, x, None, None)
             }
             ["decoder", "up_blocks", _, "upsamplers", "0"] => {
                 let Shape { h, w, .. } = x.shape();

@@ -51,7 +51,10 @@ impl<B: Backend> DownBlock2D<B> {
     /// Continues from the last of `skips` and puts every layer's output behind it.
     pub(super) fn forward(&self, b: &B, skips: &mut Vec<B::Tensor>, with: &Conditions<'_, B>) -> Result<()> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            let mut h = resnet.forward(b, last(skips)?, with.time_biases.get(i))?;
+            // The skip is kept, so the block gets a view: nothing is added to it in place.
+            let x = last(skips)?;
+            let x = b.view(x, 0, x.shape())?;
+            let mut h = resnet.forward(b, x, None, with.time_biases.get(i))?;
             if let Some((attention, context)) = self.attentions.get(i).zip(with.context.get(i)) {
                 h = attention.forward(b, &h, context, with.perturbed)?;
             }
@@ -81,12 +84,13 @@ impl<B: Backend> MidBlock2D<B> {
         let Some((first, rest)) = self.resnets.split_first() else {
             bail!(Internal, "a mid block without layers");
         };
-        let mut h = first.forward(b, x, with.time_biases.first())?;
+        let x = b.view(x, 0, x.shape())?;
+        let mut h = first.forward(b, x, None, with.time_biases.first())?;
         for (i, ((attention, context), resnet)) in
             self.attentions.iter().zip(with.context).zip(rest).enumerate()
         {
             h = attention.forward(b, &h, context, with.perturbed)?;
-            h = resnet.forward(b, &h, with.time_biases.get(i + 1))?;
+            h = resnet.forward(b, h, None, with.time_biases.get(i + 1))?;
         }
         Ok(h)
     }
@@ -127,7 +131,7 @@ impl<B: Backend> UpBlock2D<B> {
             let before = x.take();
             let mut h = b.concat_channels(before.as_ref().unwrap_or(&skip), &skip)?;
             drop((before, skip));
-            h = resnet.forward(b, &h, with.time_biases.get(i))?;
+            h = resnet.forward(b, h, None, with.time_biases.get(i))?;
             if let Some((attention, context)) = self.attentions.get(i).zip(with.context.get(i)) {
                 h = attention.forward(b, &h, context, with.perturbed)?;
             }

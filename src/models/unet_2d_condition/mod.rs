@@ -284,11 +284,10 @@ impl<B: Backend> UNet2DConditionModel<B> {
             let with = with(Block::Up(i), block.resnets.len(), block.attentions.len())?;
             h = Some(block.forward(b, h, &mut skips, &with)?);
         }
-        let Some(mut h) = h else {
+        let Some(h) = h else {
             bail!(Internal, "a U-Net without up blocks");
         };
-        h = self.conv_norm_out.forward_silu(b, &h)?;
-        b.conv2d(&h, &self.conv_out, Epilogue::default())
+        b.norm_conv2d(&h, self.conv_norm_out.with_silu(), &self.conv_out, Epilogue::default())
     }
 
     /// In the order in which they run.

@@ -90,7 +90,7 @@ fn check_blocks<B: Backend>(b: &B, name: &str) {
             }
             [_, _, "resnets", _] => {
                 let resnet = &resnets()[index(3)];
-                resnet.forward(b, &x, Some(&resnet.time_bias(b, &time()).unwrap()))
+                resnet.forward(b, x, None, Some(&resnet.time_bias(b, &time()).unwrap()))
             }
             [_, _, "downsamplers", "0"] => {
                 unet.down_blocks[index(1)].downsampler.as_ref().unwrap().forward(b, &x)
