@@ -272,6 +272,9 @@ fn predictions_are_right_to_the_byte_for_any_limit() {
             }
         }
         // Images of a page or two are less than what any way works in.
-        assert!(case.h * case.w * case.outputs < 1024 || least < most, "{case:?}: it never takes less than {most}");
+        assert!(
+            case.h * case.w * case.outputs < 1024 || least < most,
+            "{case:?}: it never takes less than {most}"
+        );
     }
 }
