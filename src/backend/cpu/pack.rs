@@ -85,19 +85,15 @@ impl Packed {
         let kernels = device.kernels;
         let values = Values::new(format, k, weight.dtype);
         let column = taps * values.tap_len(k);
-        // SAFETY: every panel is zeroed below, or there is an error.
-        let mut panels = unsafe { Buffer::unset(memory, kernels.padded(n) * column, "a weight") }?;
+        let mut panels = Buffer::new(memory, kernels.padded(n) * column, "a weight")?;
         let target = Target(panels.as_mut_ptr());
         let count = n.div_ceil(kernels.nr);
         device.threads.run(count, &Cancel::default(), |panel, _| {
             let start = panel * kernels.nr;
             let width = kernels.width(n, panel);
             // SAFETY: the part of the buffer that belongs to this panel alone; the last panel may be narrow, and
-            // `padded` counts it so. It is zeroed here so that all threads share the system's work of finding memory.
-            let panel = unsafe {
-                target.at(start * column).write_bytes(0, width * column);
-                std::slice::from_raw_parts_mut(target.at(start * column), width * column)
-            };
+            // `padded` counts it so.
+            let panel = unsafe { std::slice::from_raw_parts_mut(target.at(start * column), width * column) };
             let columns = start..n.min(start + width);
             match values {
                 Values::Stored(DType::F32) => pack_panel::<4>(weight.bytes, panel, columns, k, taps, width),

@@ -1,8 +1,10 @@
 //! Memory: one account for the engine, and a pool of activation buffers for each session.
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, Weak};
+
+use memmap2::{MmapMut, MmapOptions};
 
 use super::threads::lock;
 use crate::backend::account::{Account, best_fit, rounded, worth};
@@ -10,7 +12,9 @@ use crate::util::error::{Result, bail, error};
 
 /// Every buffer starts on a cache line, which is also the widest vector.
 const ALIGN: usize = 64;
-/// Larger buffers start on a huge page and ask the kernel for such pages: fewer TLB misses in long strides.
+/// Buffers of this size and more are pages of their own, which the kernel clears when they are first written, on the
+/// thread that does, and has back at once when they are freed. They start on a huge page and ask for such pages: fewer
+/// TLB misses in long strides.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// The engine's account of weights and activations, in bytes as allocated.
@@ -57,10 +61,58 @@ impl Memory {
     }
 }
 
+/// Where a buffer's bytes are, and how they are given back.
+enum Allocation {
+    Heap(NonNull<u8>, Layout),
+    Pages(MmapMut),
+}
+
+impl Allocation {
+    /// `size` zero bytes, not none; `None` if there is too little memory.
+    fn new(size: usize) -> Option<Self> {
+        if size < HUGE_PAGE {
+            let layout = Layout::from_size_align(size, ALIGN).ok()?;
+            // SAFETY: the layout's size is not zero.
+            return NonNull::new(unsafe { alloc_zeroed(layout) }).map(|ptr| Self::Heap(ptr, layout));
+        }
+        // What lies before the first huge page is never touched, so it is no memory.
+        let map = MmapOptions::new().len(size.checked_add(HUGE_PAGE)?).map_anon().ok()?;
+        #[cfg(target_os = "linux")]
+        {
+            // Whole huge pages only: one for the rest would be more memory than was asked for. Advice: its failure
+            // changes nothing.
+            let start = map.as_ptr().align_offset(HUGE_PAGE);
+            let _ = map.advise_range(memmap2::Advice::HugePage, start, size / HUGE_PAGE * HUGE_PAGE);
+        }
+        Some(Self::Pages(map))
+    }
+
+    fn start(&mut self) -> NonNull<u8> {
+        match self {
+            Self::Heap(ptr, _) => *ptr,
+            Self::Pages(map) => {
+                let before = map.as_ptr().align_offset(HUGE_PAGE);
+                NonNull::from(&mut map[before..]).cast()
+            }
+        }
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if let Self::Heap(ptr, layout) = self {
+            // SAFETY: allocated in `new` with this layout.
+            unsafe { dealloc(ptr.as_ptr(), *layout) };
+        }
+    }
+}
+
 /// Aligned memory booked on the engine's account.
 pub(super) struct Buffer {
     ptr: NonNull<u8>,
-    layout: Layout,
+    size: usize,
+    /// Owns what `ptr` points to.
+    _allocation: Allocation,
     memory: Arc<Memory>,
 }
 
@@ -72,24 +124,7 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     /// At least `bytes` zero bytes; `what` names them in the error.
     pub(super) fn new(memory: &Arc<Memory>, bytes: usize, what: &str) -> Result<Self> {
-        // SAFETY: zeroing makes every later slice of the buffer initialised.
-        unsafe {
-            let buffer = Self::unset(memory, bytes, what)?;
-            buffer.ptr.as_ptr().write_bytes(0, buffer.capacity());
-            Ok(buffer)
-        }
-    }
-
-    /// [`Buffer::new`] without its zeroing, for bytes that several threads write: they have no values yet.
-    ///
-    /// # Safety
-    /// The caller writes bytes, through [`Buffer::as_mut_ptr`], before anything reads them.
-    pub(super) unsafe fn unset(memory: &Arc<Memory>, bytes: usize, what: &str) -> Result<Self> {
         let Some(size) = rounded(bytes) else {
-            bail!(OutOfMemory, "{what} needs more memory than can be addressed");
-        };
-        let align = if size >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
-        let Ok(layout) = Layout::from_size_align(size, align) else {
             bail!(OutOfMemory, "{what} needs more memory than can be addressed");
         };
         if !memory.account.reserve(size) {
@@ -98,40 +133,27 @@ impl Buffer {
                 return Err(memory.exhausted(what, size));
             }
         }
-        // SAFETY: the layout's size is not zero.
-        let mut raw = unsafe { alloc(layout) };
-        if raw.is_null() {
+        let allocation = Allocation::new(size).or_else(|| {
             memory.trim();
-            // SAFETY: as above.
-            raw = unsafe { alloc(layout) };
-        }
-        let Some(ptr) = NonNull::new(raw) else {
+            Allocation::new(size)
+        });
+        let Some(mut allocation) = allocation else {
             memory.account.release(size);
             return Err(memory.exhausted(what, size));
         };
-        #[cfg(target_os = "linux")]
-        if size >= HUGE_PAGE {
-            // SAFETY: the range was just allocated. The call is advice: its failure changes nothing.
-            unsafe { libc::madvise(ptr.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
-        }
-        Ok(Self { ptr, layout, memory: Arc::clone(memory) })
+        Ok(Self { ptr: allocation.start(), size, _allocation: allocation, memory: Arc::clone(memory) })
     }
 
     /// A copy of `bytes`.
     pub(super) fn from_bytes(memory: &Arc<Memory>, bytes: &[u8], what: &str) -> Result<Self> {
-        // SAFETY: the buffer has at least as many bytes, nothing else refers to it yet, and all of it is written: what
-        // the size is rounded up by is zeroed.
-        unsafe {
-            let mut buffer = Self::unset(memory, bytes.len(), what)?;
-            let to = buffer.as_mut_ptr();
-            to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            to.add(bytes.len()).write_bytes(0, buffer.capacity() - bytes.len());
-            Ok(buffer)
-        }
+        let mut buffer = Self::new(memory, bytes.len(), what)?;
+        // SAFETY: the buffer has at least as many bytes, and nothing else refers to it yet.
+        unsafe { buffer.as_mut_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(buffer)
     }
 
     fn capacity(&self) -> usize {
-        self.layout.size()
+        self.size
     }
 
     /// The first `len` bytes.
@@ -163,9 +185,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) };
-        self.memory.account.release(self.layout.size());
+        self.memory.account.release(self.size);
     }
 }
 
