@@ -68,6 +68,41 @@ static void what_does_not_fit_fails(void) {
     diffusion_engine_free(engine);
 }
 
+/* Decodes latents to 512 x 512 pixels; `loaded` is what the weights take, `peak` the most that was in use. */
+static picture decode(uint64_t limit, uint64_t *loaded, uint64_t *peak) {
+    enum { LATENTS = 128 * 128 * 4 };
+    static float latents[LATENTS];
+    diffusion_engine_info info = DIFFUSION_ENGINE_INFO_INIT;
+    diffusion_engine *engine = new_engine(2, limit);
+    diffusion_model *model = NULL;
+    for (size_t i = 0; i < LATENTS; i++)
+        latents[i] = (float)(i * 7919 % 4001) / 1000 - 2;
+    CHECK_STATUS(diffusion_model_load(engine, model_path(), NULL, &model, NULL), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_engine_get_info(engine, &info, NULL), DIFFUSION_OK);
+    *loaded = info.memory_used;
+    diffusion_request *request = new_request_for(model, 0, 0);
+    set_size(request, 512);
+    CHECK_STATUS(diffusion_request_set_floats(request, DIFFUSION_OPTION_LATENTS, latents, LATENTS), DIFFUSION_OK);
+    picture result = generate_picture(model, request);
+    CHECK_STATUS(diffusion_engine_get_info(engine, &info, NULL), DIFFUSION_OK);
+    *peak = info.memory_peak;
+    diffusion_request_free(request);
+    diffusion_model_free(model);
+    diffusion_engine_free(engine);
+    return result;
+}
+
+static void a_limit_does_not_change_the_picture(void) {
+    uint64_t loaded = 0, most = 0, peak = 0;
+    picture whole = decode(0, &loaded, &most);
+    uint64_t limit = loaded + (most - loaded) * 3 / 4;
+    picture strips = decode(limit, &loaded, &peak);
+    CHECK(peak <= limit);
+    CHECK(same_picture(&whole, &strips));
+    picture_free(&whole);
+    picture_free(&strips);
+}
+
 static void larger_requests_take_more(void) {
     diffusion_memory_query query = DIFFUSION_MEMORY_QUERY_INIT;
     diffusion_memory_prediction small = predict(shared_engine(), NULL);
@@ -101,5 +136,5 @@ static void what_cannot_be_predicted(void) {
                 DIFFUSION_ERROR_INVALID_ARGUMENT, "query");
 }
 
-TOPIC(memory, TEST(a_prediction_comes_true), TEST(what_does_not_fit_fails), TEST(larger_requests_take_more),
-      TEST(what_cannot_be_predicted));
+TOPIC(memory, TEST(a_prediction_comes_true), TEST(what_does_not_fit_fails),
+      TEST(a_limit_does_not_change_the_picture), TEST(larger_requests_take_more), TEST(what_cannot_be_predicted));
