@@ -1,19 +1,26 @@
-//! Operations at the sizes Stable Diffusion 1.5 has at 512 × 512, on one thread. Rates are floating-point operations
-//! a second (bytes for norms); `fma` is the machine's peak, measured in the same run, to set them against.
+//! Every operation at the sizes it has in Stable Diffusion 1.5 at 512 × 512, in SDXL at 1024 × 1024 and in their VAE, on
+//! `BENCH_THREADS` threads (one). Rates are floating-point operations a second, or bytes read and written where little
+//! is computed; `peak` is what the machine can do of either, measured in the same run on as many threads, and
+//! `tools/bench_table.py` sets one against the other.
+//!
+//! `LIBDIFFUSION_CPU=avx2` keeps all of it to AVX2.
 
 #![allow(clippy::expect_used)]
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use diffusion::backend::cpu::{Cpu, CpuConv2d, CpuTensor};
-use diffusion::backend::{Backend, ConvGeometry, DType, Epilogue, Shape, Weight};
+use diffusion::backend::{Activation, Backend, ConvGeometry, DType, Epilogue, Shape, Weight};
+
+fn threads() -> usize {
+    std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
 
 fn cpu() -> Cpu {
-    let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    Cpu::new(threads, None).expect("the engine starts")
+    Cpu::new(threads(), None).expect("the engine starts")
 }
 
 /// Small values of both signs, none of them denormal.
@@ -38,17 +45,66 @@ fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     group
 }
 
-/// Independent multiply-adds in registers, for the widest vectors there are: the most that any product can reach.
+/// The time of `runs` runs of `body` on all threads at once, on the slowest of them.
+fn on_all_threads(runs: u64, body: impl Fn() + Sync) -> Duration {
+    let one = || {
+        let start = Instant::now();
+        (0..runs).for_each(|_| body());
+        start.elapsed()
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads()).map(|_| scope.spawn(one)).collect();
+        let mine = one();
+        others.into_iter().map(|other| other.join().expect("the body does not panic")).fold(mine, Duration::max)
+    })
+}
+
+/// Independent multiply-adds in registers, the most that any product can reach, and copies of more than caches hold.
+fn peak(c: &mut Criterion) {
+    let mut group = group(c, "peak");
+    #[cfg(target_arch = "x86_64")]
+    {
+        let flops = |lanes| Throughput::Elements((threads() * fma::FLOPS_A_LANE * lanes) as u64);
+        let wide = !std::env::var("LIBDIFFUSION_CPU").is_ok_and(|cap| cap != "avx512");
+        if wide && is_x86_feature_detected!("avx512f") {
+            group.throughput(flops(16));
+            group.bench_function("fma avx512", |b| {
+                // SAFETY: the instructions were just detected.
+                b.iter_custom(|runs| on_all_threads(runs, || _ = black_box(unsafe { fma::avx512(black_box(0.5)) })));
+            });
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            group.throughput(flops(8));
+            group.bench_function("fma avx2", |b| {
+                // SAFETY: the instructions were just detected.
+                b.iter_custom(|runs| on_all_threads(runs, || _ = black_box(unsafe { fma::avx2(black_box(0.5)) })));
+            });
+        }
+    }
+    const VALUES: usize = 32 << 20;
+    let source = vec![1.0f32; VALUES];
+    group.throughput(Throughput::Bytes((threads() * 8 * VALUES) as u64));
+    group.bench_function("copy", |b| {
+        b.iter_custom(|runs| {
+            on_all_threads(runs, || {
+                thread_local!(static TARGET: RefCell<Vec<f32>> = RefCell::new(vec![0.0; VALUES]));
+                TARGET.with_borrow_mut(|target| target.copy_from_slice(black_box(&source)));
+            })
+        });
+    });
+}
+
 #[cfg(target_arch = "x86_64")]
-fn fma(c: &mut Criterion) {
+mod fma {
     use std::arch::x86_64::*;
 
     const ROUNDS: usize = 1 << 16;
     /// Enough to keep two units with a latency of four or five busy.
     const CHAINS: usize = 12;
+    pub const FLOPS_A_LANE: usize = 2 * CHAINS * ROUNDS;
 
     #[target_feature(enable = "avx512f")]
-    fn avx512(value: f32) -> f32 {
+    pub fn avx512(value: f32) -> f32 {
         let a = _mm512_set1_ps(value);
         let mut sums = [_mm512_set1_ps(1.0); CHAINS];
         for _ in 0..ROUNDS {
@@ -56,14 +112,11 @@ fn fma(c: &mut Criterion) {
                 *sum = _mm512_fmadd_ps(*sum, a, a);
             }
         }
-        let mut total = 0.0;
-        for sum in sums {
-            total += _mm512_reduce_add_ps(sum);
-        }
-        total
+        sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
     }
+
     #[target_feature(enable = "avx2,fma")]
-    fn avx2(value: f32) -> f32 {
+    pub fn avx2(value: f32) -> f32 {
         let a = _mm256_set1_ps(value);
         let mut sums = [_mm256_set1_ps(1.0); CHAINS];
         for _ in 0..ROUNDS {
@@ -71,29 +124,9 @@ fn fma(c: &mut Criterion) {
                 *sum = _mm256_fmadd_ps(*sum, a, a);
             }
         }
-        let mut total = 0.0;
-        for sum in sums {
-            total += _mm_cvtss_f32(_mm256_castps256_ps128(sum));
-        }
-        total
-    }
-
-    let mut group = group(c, "fma");
-    let flops = |lanes| Throughput::Elements((2 * CHAINS * lanes * ROUNDS) as u64);
-    if is_x86_feature_detected!("avx512f") {
-        group.throughput(flops(16));
-        // SAFETY: the instructions were just detected.
-        group.bench_function("avx512", |b| b.iter(|| unsafe { avx512(black_box(0.5)) }));
-    }
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        group.throughput(flops(8));
-        // SAFETY: the instructions were just detected.
-        group.bench_function("avx2", |b| b.iter(|| unsafe { avx2(black_box(0.5)) }));
+        sums.into_iter().map(|sum| _mm_cvtss_f32(_mm256_castps256_ps128(sum))).sum()
     }
 }
-
-#[cfg(not(target_arch = "x86_64"))]
-fn fma(_: &mut Criterion) {}
 
 fn linear(c: &mut Criterion) {
     let cpu = cpu();
