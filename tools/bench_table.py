@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Prints what `cargo bench` measured last as one table: median time, its 95 % interval, and, where a bench says how much
-it does, the rate and its share of what the machine can do at most (`peak/fma` and `peak/copy`, if they were measured).
+it does, the rate and its share of what the machine can do at most: the fastest sample of `peak/fma` and `peak/copy`, if
+they were measured. In brackets the share of the fastest sample, which is nearer to the truth where other programs, or
+other guests of the same host, take their turns.
 
     bench_table.py [target/criterion]
 """
@@ -19,14 +21,14 @@ def duration(ns):
 
 
 def read(path):
-    """A result's name, median and interval in ns, what it counts (or None), and how much of that it does in a ns."""
+    """A result's name, median, interval and fastest sample in ns, and what it counts, or None."""
     about = json.loads(path.read_text())
     median = json.loads((path.parent / "estimates.json").read_text())["median"]
-    ns, interval = median["point_estimate"], median["confidence_interval"]
-    throughput = about.get("throughput") or {}
-    kind = next((kind for kind in RATES if kind in throughput), None)
-    return (about["full_id"], ns, interval["lower_bound"], interval["upper_bound"],
-            kind, throughput[kind] / ns if kind else 0.0)
+    sample = json.loads((path.parent / "sample.json").read_text())
+    fastest = min(time / runs for time, runs in zip(sample["times"], sample["iters"]))
+    interval = median["confidence_interval"]
+    return (about["full_id"], median["point_estimate"], interval["lower_bound"], interval["upper_bound"], fastest,
+            about.get("throughput"))
 
 
 def main():
@@ -34,14 +36,17 @@ def main():
     results = [read(path) for path in sorted(root.glob("**/new/benchmark.json"))]
     if not results:
         sys.exit(f"{root}: no results; run `make bench`")
-    peaks = {name: rate for name, *_, rate in results}
+    peaks = {name: next(iter(count.values())) / fastest for name, *_, fastest, count in results
+             if name.startswith("peak/")}
     print("| benchmark | median | 95 % interval | rate | share of the peak |\n|---|---|---|---|---|")
-    for name, ns, low, high, kind, rate in results:
-        unit, peak = RATES.get(kind, ("", ""))
-        row = (name, duration(ns), f"{duration(low)} to {duration(high)}",
-               f"{rate:.1f} {unit}" if kind else "",
-               f"{100 * rate / peaks[peak]:.0f} %" if peak in peaks and peak != name else "")
-        print("| " + " | ".join(row) + " |")
+    for name, ns, low, high, fastest, throughput in results:
+        rate = share = ""
+        for kind, amount in (throughput or {}).items():
+            unit, peak = RATES[kind]
+            rate = f"{amount / ns:.1f} {unit}"
+            if peak in peaks:
+                share = f"{100 * amount / ns / peaks[peak]:.0f} % ({100 * amount / fastest / peaks[peak]:.0f} %)"
+        print(f"| {name} | {duration(ns)} | {duration(low)} to {duration(high)} | {rate} | {share} |")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,27 @@
 //! What the machine can do at most: multiply-adds in registers, and copies of more than its caches hold.
 
 use std::hint::black_box;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 
+/// How long threads run before their time is taken: a new one shares its parent's processor for a while.
+const SETTLING: Duration = Duration::from_millis(10);
+
 /// The time of `runs` runs of `body` on every thread at once, on the slowest of them.
 fn on_all_threads(runs: u64, body: impl Fn(usize) + Sync) -> Duration {
+    let settled = AtomicUsize::new(0);
     let one = |thread| {
+        let start = Instant::now();
+        while start.elapsed() < SETTLING {
+            body(thread);
+        }
+        settled.fetch_add(1, Ordering::Relaxed);
+        while settled.load(Ordering::Relaxed) < super::threads() {
+            std::hint::spin_loop();
+        }
         let start = Instant::now();
         (0..runs).for_each(|_| body(thread));
         start.elapsed()
@@ -38,8 +52,7 @@ pub(super) fn peak(c: &mut Criterion) {
     }
     const VALUES: usize = 32 << 20;
     let source = vec![1.0f32; VALUES];
-    let targets: Vec<_> =
-        (0..super::threads()).map(|_| std::sync::Mutex::new(vec![0.0f32; VALUES])).collect();
+    let targets: Vec<_> = (0..super::threads()).map(|_| Mutex::new(vec![0.0f32; VALUES])).collect();
     group.throughput(Throughput::Bytes((super::threads() * 2 * size_of::<f32>() * VALUES) as u64));
     group.bench_function("copy", |b| {
         b.iter_custom(|runs| {
