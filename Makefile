@@ -162,7 +162,7 @@ kernels-check:
 gpu:
 	@tools/gpu_build.sh
 
-## bench: measure operations, a U-Net step, the VAE and the samplers, and print the table
+## bench: measure operations and their share of the machine's peak, a U-Net step, the VAE and the samplers
 bench:
 	@echo "== benchmarks (BENCH_MODEL=FOLDER adds a model of yours, BENCH_THREADS=N threads for operations)"
 	@$(CARGO) bench --bench ops --bench models --bench sampling

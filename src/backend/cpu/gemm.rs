@@ -133,7 +133,9 @@ impl Cut {
         // The second half of GEGLU's columns need not begin with a panel, so it may touch one panel more.
         let max_width = (block.panels + (block.panels + 1) * (halves - 1)) * kernels.nr;
         Self {
-            pointer_floats: block.rows * taps * size_of::<*const f32>() / size_of::<f32>(),
+            // Whole cache lines: a vector of the converted block that begins in one and ends in the next takes two loads.
+            pointer_floats: (block.rows * taps * size_of::<*const f32>() / size_of::<f32>())
+                .next_multiple_of(16),
             block_len: Packed::block_len(kernels),
             sums_len: block.rows * max_width,
             block,
