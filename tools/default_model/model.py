@@ -111,7 +111,15 @@ def step_generator(seed, step, device="cpu"):
 
 
 def autocast(device):
-    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+    """bfloat16 where it is the faster one: on GPUs, and on CPUs that multiply it (AVX512-BF16, AMX)."""
+    return torch.autocast(device.type, torch.bfloat16,
+                          enabled=device.type == "cuda" or torch.cpu._is_avx512_bf16_supported())
+
+
+def adamw(parameters, lr, device, weight_decay=0.0):
+    """On a CPU the fused form spares thousands of small operations a step."""
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay,
+                             fused=device.type == "cpu")
 
 
 def save(path, state):

@@ -136,7 +136,7 @@ class Concepts(unittest.TestCase):
             self.assertEqual(chosen[0]["keywords"], ["pinata"])
 
     def test_small_model(self):
-        self.assertEqual(len(concepts.SMALL), 80)
+        self.assertEqual(len(concepts.SMALL), 120)
         names = Counter(name for label, names in concepts.SMALL.items() for name in names or [label])
         self.assertEqual(max(names.values()), 1)
 

@@ -68,10 +68,9 @@ def main():
     unet, text_encoder = networks
     trained = [*unet.parameters(), *text_encoder.parameters()]
     followers = [*averaged[0].parameters(), *averaged[1].parameters()]
-    optimizer = torch.optim.AdamW(
+    optimizer = model.adamw(
         [dict(params=list(unet.parameters()), base=args.lr),
-         dict(params=list(text_encoder.parameters()), base=args.lr * TEXT_RATE)],
-        lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
+         dict(params=list(text_encoder.parameters()), base=args.lr * TEXT_RATE)], args.lr, device, weight_decay=0.01)
     path, step, samples = args.state / "unet.pt", 0, 0
     if path.exists():
         saved = model.load(path)

@@ -107,7 +107,7 @@ def main():
             say("nothing left to do: vae.pt is finished")
             return
     vae = vae.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = model.adamw(trained, args.lr, device)
     step = 0
     if path.exists():
         saved = model.load(path)
