@@ -56,7 +56,7 @@ def main():
         x = art.everything(generator, args.batch).contiguous(memory_format=torch.channels_last)
         noise = torch.randn(len(x), 4, art.px // 4, art.px // 4, generator=generator).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * model.rate_factor(step, args.steps, WARM_UP)
+            group["lr"] = args.lr * model.cosine(step, args.steps, WARM_UP)
         with model.autocast(device):
             with torch.no_grad():
                 latents = moments(vae, x)[0] * vae.config.scaling_factor
