@@ -136,8 +136,8 @@ def sheet(evaluation):
     wrong = {case["prompt"] for case in evaluation["wrong"]["sheet"]}
     texts = [f"*{text}*" if text in wrong else text for text in evaluation["sheet"]]
     lines = ["![64 random prompts](samples.png)", "",
-             f"Random prompts, nothing chosen, seeds from {evaluation['seed']}; in italics where another thing's picture "
-             f"is nearer ({len(wrong)} of {len(texts)}):", ""]
+             f"Random prompts, nothing chosen, seeds from {evaluation['seed']}; in italics where another thing's "
+             f"picture is nearer ({len(wrong)} of {len(texts)}):", ""]
     return "\n".join([*lines, *(f"{i // 8 + 1}. {'; '.join(texts[i:i + 8])}" for i in range(0, len(texts), 8))])
 
 
@@ -170,7 +170,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("state", type=Path)
     parser.add_argument("out", type=Path, help="the model folder; replaced when it is one")
-    parser.add_argument("--hardware", default="the hardware that its log names", help="what it was trained on, for the card")
+    parser.add_argument("--hardware", default="hardware nobody wrote down", help="what it was trained on, for the card")
     args = parser.parse_args()
     if args.out.exists() and not (args.out / "model_index.json").exists():
         raise model.Refused(f"{args.out} exists and is no model folder")
