@@ -149,6 +149,13 @@ class Tokenizer(unittest.TestCase):
         rank = {pair: i for i, pair in enumerate(merges)}
         self.assertEqual(tokenizer.split("the", rank)[0], ["the</w>"])
         self.assertEqual(tokenizer.split("hat", rank), (["h", "at</w>"], [("a", "t</w>")]))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self.assertRaises(fetch.Refused, tokenizer.check, folder)
+            for ids in ({"a": 0}, {str(i): i for i in range(tokenizer.SIZE)}):
+                (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+                (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+                self.assertRaises(fetch.Refused, tokenizer.check, folder)
         self.assertEqual(tokenizer.PIECES.findall("woman's 3d t-rex"), ["woman", "'s", "3", "d", "t", "-", "rex"])
 
 
