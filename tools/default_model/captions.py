@@ -62,14 +62,17 @@ def art_held_out(hexcode):
     return share("art", hexcode) < 0.10
 
 
+UNCOUNTED = {"bread", "cheese", "coffee", "fire"}
+
+
 def plural(name):
     head = re.split(r" (?:with|of|in|on|over|behind|and|holding|showing) ", name)[0]
     return head.endswith("s") and not re.search(r"(ss|us|is|os)$", head)
 
 
 def article(words):
-    """`words` with the article that they take: "an owl", "a unicorn", "cherries"."""
-    if plural(words):
+    """`words` with the article that they take: "an owl", "a unicorn", "cherries", "yellow cheese", "a cup of coffee"."""
+    if plural(words) or words.split()[-1] in UNCOUNTED and " of " not in words:
         return words
     vowel = words[0] in "aeiou" and not re.match(r"(uni|uf|eu|one|ute)", words)
     return ("an " if vowel else "a ") + words

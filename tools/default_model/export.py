@@ -135,7 +135,7 @@ def sheet(evaluation):
         return "Not evaluated with these weights."
     wrong = {case["prompt"] for case in evaluation["wrong"]["sheet"]}
     texts = [f"*{text}*" if text in wrong else text for text in evaluation["sheet"]]
-    lines = ["![64 random prompts](samples.png)", "",
+    lines = [f"![{len(texts)} random prompts](samples.png)", "",
              f"Random prompts, nothing chosen, seeds from {evaluation['seed']}; in italics where another thing's "
              f"picture is nearer ({len(wrong)} of {len(texts)}):", ""]
     return "\n".join([*lines, *(f"{i // 8 + 1}. {'; '.join(texts[i:i + 8])}" for i in range(0, len(texts), 8))])

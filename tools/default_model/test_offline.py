@@ -51,7 +51,8 @@ class Captions(unittest.TestCase):
     def test_prompts(self):
         for name, words in [("owl", "an owl"), ("unicorn", "a unicorn"), ("ufo", "a ufo"), ("cherries", "cherries"),
                             ("cactus", "a cactus"), ("octopus", "an octopus"), ("t-rex", "a t-rex"),
-                            ("face with hearts", "a face with hearts"), ("glasses", "glasses")]:
+                            ("face with hearts", "a face with hearts"), ("yellow cheese", "yellow cheese"),
+                            ("cup of coffee", "a cup of coffee"), ("glasses", "glasses")]:
             self.assertEqual(captions.prompt(name), words)
         self.assertEqual(captions.prompt("octopus", "flat", "purple", "yellow"),
                          "a flat icon of a purple octopus on a yellow background")
