@@ -71,7 +71,7 @@ def plural(name):
 
 
 def article(words):
-    """`words` with the article that they take: "an owl", "a unicorn", "cherries", "yellow cheese", "a cup of coffee"."""
+    """`words` with the article they take: "an owl", "a unicorn", "cherries", "yellow cheese", "a cup of coffee"."""
     if plural(words) or words.split()[-1] in UNCOUNTED and " of " not in words:
         return words
     vowel = words[0] in "aeiou" and not re.match(r"(uni|uf|eu|one|ute)", words)
