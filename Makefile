@@ -17,7 +17,7 @@ STAND_IN := $(subst $(eval) ,:,$(addprefix $(CURDIR)/build/tests/driver/,cuda cu
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lib examples test check header docs bench kernels kernels-check gpu install uninstall clean \
+.PHONY: help demo gallery lib examples test check header docs bench kernels kernels-check gpu install uninstall clean \
         setup test-format test-lint test-rust test-header test-symbols test-capi test-panics test-examples test-install test-documents test-training test-kernels test-driver
 
 ## help: this list
@@ -31,6 +31,11 @@ demo: lib build/bin/02_txt2img
 	@build/bin/02_txt2img --model models/emoji-64 --prompt "a blue cat on a yellow background" \
 	    --guidance 2.5 --steps 20 --seed 1 -o demo.png
 	@echo "== done: the picture is $(CURDIR)/demo.png"
+
+## gallery: draw the pictures of the README anew, with the seeds that it names
+gallery: lib build/bin/02_txt2img
+	@echo "== drawing the prompts of tools/gallery.txt with models/emoji-64"
+	@tools/gallery.sh
 
 ## lib: build the release library into build/lib
 # `cargo rustc --crate-type cdylib`: with several crate types cargo drops link-time optimisation without a word.

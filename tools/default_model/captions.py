@@ -15,6 +15,8 @@ BACKGROUNDS = {
     "white": (255, 255, 255), "black": (20, 20, 24), "light blue": (160, 210, 250), "mint": (180, 240, 210),
     "pink": (255, 190, 215), "lavender": (210, 195, 250), "cream": (252, 240, 215), "dark blue": (25, 40, 100),
     "yellow": (255, 225, 110), "gray": (150, 152, 158)}
+# What some of them are also called: people ask for "a blue background", not for a light one.
+SHORT = {"light blue": "blue", "mint": "green", "lavender": "purple", "gray": "grey"}
 DARK = {"black", "dark blue"}           # where line drawings are white, not black
 COLOUR_NAMES = ["original", *COLOURS]
 BACKGROUND_NAMES = list(BACKGROUNDS)
@@ -26,7 +28,7 @@ PHRASES = {
     "flat": ["flat {}", "flat icon of {}", "flat emoji of {}"],
     "line": ["line drawing of {}", "black and white outline icon of {}", "line art of {}"]}
 COLOURED_LINE = ["line drawing of {}", "outline icon of {}", "line art of {}"]
-EMPTY, KEYWORD, ADD_KEYWORDS = 0.10, 0.15, 0.15    # shares of captions
+EMPTY, KEYWORD, ADD_KEYWORDS, SHORTEN = 0.10, 0.15, 0.15, 0.30    # shares of captions
 
 
 def share(*key):
@@ -60,14 +62,17 @@ def art_held_out(hexcode):
     return share("art", hexcode) < 0.10
 
 
+UNCOUNTED = {"bread", "cheese", "coffee", "fire"}
+
+
 def plural(name):
     head = re.split(r" (?:with|of|in|on|over|behind|and|holding|showing) ", name)[0]
     return head.endswith("s") and not re.search(r"(ss|us|is|os)$", head)
 
 
 def article(words):
-    """`words` with the article that they take: "an owl", "a unicorn", "cherries"."""
-    if plural(words):
+    """`words` with the article they take: "an owl", "a unicorn", "cherries", "yellow cheese", "a cup of coffee"."""
+    if plural(words) or words.split()[-1] in UNCOUNTED and " of " not in words:
         return words
     vowel = words[0] in "aeiou" and not re.match(r"(uni|uf|eu|one|ute)", words)
     return ("an " if vowel else "a ") + words
@@ -110,6 +115,8 @@ def caption(rng, names, keywords, style, colour, background):
     if chosen and rng.random() < ADD_KEYWORDS:
         text += ", " + ", ".join(chosen)
     if background != "white" or rng.random() < 0.3:
+        if background in SHORT and rng.random() < SHORTEN:
+            background = SHORT[background]
         text += f" on a {background} background"
     return text
 

@@ -42,7 +42,14 @@ SMALL = {
     "soccer ball": [], "flying saucer": ["ufo"], "jack-o-lantern": ["pumpkin"], "gem stone": ["diamond"],
     "teddy bear": [], "grinning face": ["smiley", "happy smiley"], "smiling face with sunglasses": ["cool smiley"],
     "face with tears of joy": ["laughing smiley"], "smiling face with heart-eyes": ["love smiley"],
-    "crying face": ["sad smiley"], "enraged face": ["angry smiley"]}
+    "crying face": ["sad smiley"], "enraged face": ["angry smiley"], "elephant": [], "horse face": ["horse"],
+    "cow face": ["cow"], "mouse face": ["mouse"], "dragon": [], "koala": [], "wolf": [], "giraffe": [], "duck": [],
+    "dolphin": [], "snake": [], "flamingo": [], "parrot": [], "shark": [], "lobster": [], "tulip": [], "rose": [],
+    "blossom": ["flower"], "palm tree": [], "bread": [], "cheese wedge": ["cheese"], "grapes": [], "peach": [],
+    "avocado": [], "tomato": [], "cupcake": [], "hot beverage": ["coffee", "cup of coffee"],
+    "bicycle": ["bicycle", "bike"], "locomotive": ["train", "locomotive"], "delivery truck": ["truck"], "bus": [],
+    "helicopter": [], "motorcycle": [], "fire": [], "snowflake": [], "alarm clock": ["clock", "alarm clock"],
+    "closed book": ["book"], "camera": [], "laptop": ["laptop", "computer"], "top hat": ["hat", "top hat"]}
 
 
 def norm(hexcode):
@@ -96,7 +103,7 @@ def everything(folder):
 
 
 def choose(emoji, which, limit=None):
-    """The concepts of a model, with their names: `which` is "small" (80 things) or "core" (all things)."""
+    """The concepts of a model, with their names: `which` is "small" (120 things) or "core" (all things)."""
     if which == "small":
         by_label = {e["label"]: e for e in emoji}
         missing = [label for label in SMALL if label not in by_label]

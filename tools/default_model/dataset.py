@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Makes STATE/data.npz, all pictures of a model at its size, and STATE/tokenizer from the fetched packages.
 
-    dataset.py PACKAGES STATE --size emoji|emoji-64 [--limit N]
+    dataset.py PACKAGES STATE --size emoji|emoji-64 [--tokenizer FOLDER] [--limit N]
 
 3D pictures are pictures already; flat and line drawings are SVG, rasterised at four times the size and reduced. Things
 whose dominant hue can be turned get the nine colours, in 3D and flat; a line drawing is an alpha mask whose ink is
 chosen when it is composed (art.py). Other allowed emoji, which are no concept, go along for the autoencoder, a tenth of
-them held out to judge it. --limit takes so many concepts only, for trying things out.
+them held out to judge it. --tokenizer takes one that exists (models/emoji-64/tokenizer) instead of cutting CLIP's anew:
+what was made with it stays right. --limit takes so many concepts only, for trying things out.
 """
 import argparse
 import io
 import json
 import os
+import shutil
 import sys
 import tarfile
 import time
@@ -141,12 +143,17 @@ def main():
     parser.add_argument("packages", type=Path, help="folder that fetch.py filled")
     parser.add_argument("state", type=Path, help="folder that keeps everything between runs")
     parser.add_argument("--size", choices=SIZES, required=True)
+    parser.add_argument("--tokenizer", type=Path, help="take this tokenizer as it is")
     parser.add_argument("--limit", type=int, help="so many concepts only")
     args = parser.parse_args()
     begin, new = time.monotonic(), args.state / "data.new.npz"
     try:
         args.state.mkdir(parents=True, exist_ok=True)
-        tokenizer.write(args.packages, args.state / "tokenizer")
+        if args.tokenizer:
+            tokenizer.check(args.tokenizer)
+            shutil.copytree(args.tokenizer, args.state / "tokenizer", dirs_exist_ok=True)
+        else:
+            tokenizer.write(args.packages, args.state / "tokenizer")
         data = build(args.packages, args.size, args.limit)
         np.savez(new, **data)
         os.replace(new, args.state / "data.npz")

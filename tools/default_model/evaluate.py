@@ -7,6 +7,7 @@ Every drawing has one true picture, so a sample can be looked up among those of 
 one is nearest, by squared error at 32 x 32 pixels, in the style, colour and background that were asked for. Hue is
 compared with the true picture's, measured the same way. --limit asks for at most so many prompts of each kind, spread
 evenly. STATE/sheets/evaluation.png shows 64 random prompts; the first seed is --seed, the next prompt takes the next.
+What went wrong is kept too, by name: export.py puts table, sheet and failures into the model's card.
 """
 import argparse
 import json
@@ -70,8 +71,8 @@ def draw(pipeline, art, rows, args):
 
 
 def ranks(art, rows, pictures):
-    """At which place among all concepts the true one is, 0 for the nearest."""
-    places = []
+    """At which place among all concepts the true one is, 0 for the nearest, and which concept is nearest."""
+    places, nearest = [], []
     everyone = torch.arange(len(art.concepts))
     for row, picture in zip(rows, pictures):
         style, concept, colour, background = row.tolist()
@@ -84,7 +85,8 @@ def ranks(art, rows, pictures):
         error = (true - seen).pow(2).mean((1, 2, 3))
         mine = error[things[:, 1] == concept]
         places.append(int((error < mine).sum()) if mine.isfinite().all() else len(error))
-    return np.array(places)
+        nearest.append(int(things[error.nan_to_num(nan=torch.inf).argmin(), 1]))
+    return np.array(places), np.array(nearest)
 
 
 def hue_errors(art, rows, pictures):
@@ -122,8 +124,17 @@ def reconstruction(vae, art, device):
     return psnr(y, x), len(x)
 
 
+def look_up(art, things, pictures):
+    """ranks(), and what was asked for and what is nearest where that is another thing."""
+    place, nearest = ranks(art, things, pictures)
+    name = lambda concept: art.concepts[concept]["names"][0]
+    return place, [dict(prompt=text_of(art, row), nearest=name(near))
+                   for row, rank, near in zip(things, place, nearest) if rank]
+
+
 def measure(pipeline, art, args, device):
-    rows = []
+    """The table's rows, and kind -> what went wrong."""
+    rows, wrong = [], {}
 
     def note(what, n, value, unit, least):
         met = bool(value >= least)
@@ -137,7 +148,7 @@ def measure(pipeline, art, args, device):
         if not len(things):
             continue
         pictures = draw(pipeline, art, things, args)
-        place, n = ranks(art, things, pictures), len(things)
+        (place, wrong[kind]), n = look_up(art, things, pictures), len(things)
         if kind == "plain":
             note("plain prompts, right thing nearest", n, percent(place == 0), "%", 85)
             note("plain prompts, right thing among the nearest five", n, percent(place < 5), "%", 95)
@@ -150,7 +161,7 @@ def measure(pipeline, art, args, device):
                  percent(background_errors(art, things, pictures) < 10), "%", 95)
         else:
             note("held-out thing and style, true drawing nearest", n, percent(place == 0), "%", 70)
-    return rows
+    return rows, wrong
 
 
 def main():
@@ -168,15 +179,16 @@ def main():
     art = Art(args.state / "data.npz", device)
     pipeline = StableDiffusionPipeline.from_pretrained(args.folder, dtype=torch.float32).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    rows = measure(pipeline, art, args, device)
+    rows, wrong = measure(pipeline, art, args, device)
+    things = art.draw(torch.Generator().manual_seed(args.seed), 64 if not args.limit else min(64, args.limit))
+    pictures = draw(pipeline, art, things, args)
+    sheet = args.state / "sheets" / "evaluation.png"
+    save_sheet(sheet, pictures)
+    wrong["sheet"] = look_up(art, things, pictures)[1]
     write_json(args.state / "evaluation.json", dict(
         weights=fingerprint(args.folder), steps=args.steps, guidance=args.guidance, seed=args.seed, limit=args.limit,
-        rows=rows))
-    things = art.draw(torch.Generator().manual_seed(args.seed), 64 if not args.limit else min(64, args.limit))
-    save_sheet(args.state / "sheets" / "evaluation.png", draw(pipeline, art, things, args))
-    texts = [text_of(art, row) for row in things]
-    (args.state / "sheets" / "evaluation.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    print(f"{args.state / 'evaluation.json'} written; the sheet of {len(texts)} prompts is to be looked at")
+        rows=rows, wrong=wrong, sheet=[text_of(art, row) for row in things]))
+    print(f"{args.state / 'evaluation.json'} written; {sheet} of {len(things)} random prompts is to be looked at")
 
 
 if __name__ == "__main__":

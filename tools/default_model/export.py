@@ -5,7 +5,8 @@
 
 Weights are the averaged ones, in float16; tiny/ is the small autoencoder, when it has been trained. The card takes its
 numbers from STATE/evaluation.json when evaluate.py wrote it for these very weights, and says so when there are none:
-run export.py, evaluate.py, and export.py again.
+run export.py, evaluate.py, and export.py again. What a person saw on the sheets belongs into STATE/look.md, which the
+card quotes.
 """
 import argparse
 import hashlib
@@ -92,13 +93,18 @@ def save_pipeline(state, out, art):
     return samples
 
 
-def table_of_numbers(state, out):
-    """The evaluation as Markdown, or a sentence that there is none."""
+def evaluation_of(state, out):
+    """What evaluate.py wrote for these very weights, or None."""
     path = state / "evaluation.json"
     if not path.exists():
-        return "Not evaluated."
+        return None
     evaluation = json.loads(path.read_text(encoding="utf-8"))
-    if evaluation["weights"] != fingerprint(out):
+    return evaluation if evaluation["weights"] == fingerprint(out) else None
+
+
+def table_of_numbers(evaluation):
+    """The evaluation as Markdown, or a sentence that there is none."""
+    if evaluation is None:
         return "Not evaluated with these weights."
     lines = ["| what | n | measured | wanted | |", "|---|---|---|---|---|"]
     for row in evaluation["rows"]:
@@ -110,20 +116,51 @@ def table_of_numbers(state, out):
     return "\n".join(lines)
 
 
-def write_card(state, out, art, samples):
-    parameters = {}
+def failures(evaluation):
+    """What the model cannot draw, by name."""
+    if evaluation is None:
+        return "Not evaluated with these weights."
+    titles = dict(plain="Plain prompts", colour="Held-out colours", background="Held-out backgrounds",
+                  style="Held-out styles")
+    lines = []
+    for kind, title in titles.items():
+        wrong = [f"“{case['prompt']}” ({case['nearest']})" for case in evaluation["wrong"].get(kind, [])]
+        lines.append(f"- {title}: {', '.join(wrong) or 'none'}.")
+    return "\n".join(lines)
+
+
+def sheet(evaluation):
+    """The sheet of random prompts, row by row, with those in italics whose picture is nearer to another thing."""
+    if evaluation is None:
+        return "Not evaluated with these weights."
+    wrong = {case["prompt"] for case in evaluation["wrong"]["sheet"]}
+    texts = [f"*{text}*" if text in wrong else text for text in evaluation["sheet"]]
+    lines = [f"![{len(texts)} random prompts](samples.png)", "",
+             f"Random prompts, nothing chosen, seeds from {evaluation['seed']}; in italics where another thing's "
+             f"picture is nearer ({len(wrong)} of {len(texts)}):", ""]
+    return "\n".join([*lines, *(f"{i // 8 + 1}. {'; '.join(texts[i:i + 8])}" for i in range(0, len(texts), 8))])
+
+
+def write_card(state, out, art, samples, hardware):
+    parameters, evaluation = {}, evaluation_of(state, out)
     for part, file in zip(("unet", "text_encoder", "vae"), WEIGHTS):
         parameters[part] = f"{sum(t.numel() for t in load_file(out / file).values()) / 1e6:.2f} M"
     names = {"unet": "U-Net and text encoder", "vae": "autoencoder", "decoder": "decoder alone, afterwards",
              "tiny": "tiny autoencoder"}
+    seen = state / "look.md"
     fields = dict(
+        look=seen.read_text(encoding="utf-8").strip() if seen.exists() else "Nobody has described its pictures yet.",
+        hardware=hardware,
         name=art.size, px=art.px, latent=art.px // 4, concepts=len(art.concepts),
-        colours=" ".join(COLOURS), backgrounds=", ".join(BACKGROUNDS), table=table_of_numbers(state, out),
+        colours=" ".join(COLOURS), backgrounds=", ".join(BACKGROUNDS), table=table_of_numbers(evaluation),
+        failures=failures(evaluation), sheet=sheet(evaluation),
         samples=", ".join(f"{names[part]} {count:,}" for part, count in samples.items()),
         size=f"{sum(p.stat().st_size for p in out.rglob('*.safetensors')) / 1e6:.1f} MB",
         things=", ".join("/".join(c["names"]) for c in art.concepts),
         **{f"{k}_parameters": v for k, v in parameters.items()},
         **{f"{k}_widths": "/".join(map(str, model.SIZES[art.size][k])) for k in ("unet", "vae")})
+    if evaluation is not None:
+        shutil.copyfile(state / "sheets" / "evaluation.png", out / "samples.png")
     for file in ("README.md", "NOTICE"):
         template = string.Template((TEMPLATES / file).read_text(encoding="utf-8"))
         (out / file).write_text(template.substitute(fields), encoding="utf-8")
@@ -133,6 +170,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("state", type=Path)
     parser.add_argument("out", type=Path, help="the model folder; replaced when it is one")
+    parser.add_argument("--hardware", default="hardware nobody wrote down", help="what it was trained on, for the card")
     args = parser.parse_args()
     if args.out.exists() and not (args.out / "model_index.json").exists():
         raise model.Refused(f"{args.out} exists and is no model folder")
@@ -140,7 +178,7 @@ def main():
     new = args.out.with_name(args.out.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     samples = save_pipeline(args.state, new, art)
-    write_card(args.state, new, art, samples)
+    write_card(args.state, new, art, samples, args.hardware)
     shutil.rmtree(args.out, ignore_errors=True)
     os.replace(new, args.out)
     total = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())

@@ -94,6 +94,15 @@ class Tokenizer:
         return row + [self.ids[END]] * (LENGTH - len(row))
 
 
+def check(folder):
+    """Refuses a tokenizer of another size, which the text encoder's table would not fit."""
+    if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
+        raise Refused(f"{folder} has no vocab.json and merges.txt")
+    ids = Tokenizer(folder).ids
+    if len(ids) != SIZE or ids.get(END) != SIZE - 1 or ids.get(BEGIN) != SIZE - 2:
+        raise Refused(f"{folder}: not a tokenizer of {SIZE} tokens that ends with {BEGIN} and {END}")
+
+
 def write_json(path, value, indent=2):
     path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 

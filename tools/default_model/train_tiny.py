@@ -42,7 +42,7 @@ def main():
     art, (vae, _) = Art(args.state / "data.npz", device), load_vae(args.state, device)
     torch.manual_seed(args.seed)
     tiny = model.make_tiny(art.size).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(tiny.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = model.adamw(tiny.parameters(), args.lr, device)
     path, step = args.state / "tiny.pt", 0
     if path.exists():
         saved = model.load(path)
@@ -56,7 +56,7 @@ def main():
         x = art.everything(generator, args.batch).contiguous(memory_format=torch.channels_last)
         noise = torch.randn(len(x), 4, art.px // 4, art.px // 4, generator=generator).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * model.rate_factor(step, args.steps, WARM_UP)
+            group["lr"] = args.lr * model.cosine(step, args.steps, WARM_UP)
         with model.autocast(device):
             with torch.no_grad():
                 latents = moments(vae, x)[0] * vae.config.scaling_factor

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Trains the U-Net and the text encoder together, from scratch, in runs that resume.
 
-    train_unet.py STATE [--minutes N] [--steps N]
+    train_unet.py STATE [--minutes N] [--steps N] [--decay N]
 
 v-prediction on a schedule with zero terminal SNR, min-SNR weights, a tenth of the captions empty (captions.py), and an
-average of the weights (EMA), which is what is exported. STATE/unet.pt holds all of it, and the optimizer.
+average of the weights (EMA), which is what is exported. STATE/unet.pt holds all of it, and the optimizer. The learning
+rate is level until the last --decay steps, so --steps need not be known before those begin: give a large number, look
+at the sheets, and when the time is up run with --steps (steps so far + decay).
 """
 import torch
 
@@ -15,7 +17,7 @@ from encode import load_pool
 from tokenizer import Tokenizer
 from train_vae import load_vae
 
-WARM_UP, FLAT, TEXT_RATE = 150, 0.1, 0.8
+WARM_UP, TEXT_RATE = 150, 0.8
 
 
 def snr_weights(schedule, most):
@@ -51,6 +53,7 @@ def sheet(path, unet, text_encoder, vae, rows):
 
 def main():
     parser = model.training_arguments(__doc__.split("\n")[0], steps=12000, batch=1024, lr=1e-3)
+    parser.add_argument("--decay", type=int, default=3000, help="steps at the end in which the learning rate falls")
     parser.add_argument("--ema", type=float, default=0.9995)
     parser.add_argument("--min-snr", type=float, default=5.0)
     parser.add_argument("--sheet-every", type=int, default=1000, help="steps from sample sheet to sample sheet")
@@ -68,10 +71,9 @@ def main():
     unet, text_encoder = networks
     trained = [*unet.parameters(), *text_encoder.parameters()]
     followers = [*averaged[0].parameters(), *averaged[1].parameters()]
-    optimizer = torch.optim.AdamW(
+    optimizer = model.adamw(
         [dict(params=list(unet.parameters()), base=args.lr),
-         dict(params=list(text_encoder.parameters()), base=args.lr * TEXT_RATE)],
-        lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
+         dict(params=list(text_encoder.parameters()), base=args.lr * TEXT_RATE)], args.lr, device, weight_decay=0.01)
     path, step, samples = args.state / "unet.pt", 0, 0
     if path.exists():
         saved = model.load(path)
@@ -103,7 +105,7 @@ def main():
         noise = torch.randn(latents.shape, generator=model.step_generator(args.seed, step, device), device=device)
         signal, rest = schedule[t].sqrt()[:, None, None, None], (1 - schedule[t]).sqrt()[:, None, None, None]
         for group in optimizer.param_groups:
-            group["lr"] = group["base"] * model.rate_factor(step, args.steps, WARM_UP, FLAT)
+            group["lr"] = group["base"] * model.level(step, args.steps, WARM_UP, args.decay)
         with model.autocast(device):
             context = text_encoder(ids.to(device))[0]
             predicted = unet(signal * latents + rest * noise, t, context).sample

@@ -107,7 +107,7 @@ def main():
             say("nothing left to do: vae.pt is finished")
             return
     vae = vae.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(trained, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = model.adamw(trained, args.lr, device)
     step = 0
     if path.exists():
         saved = model.load(path)
@@ -121,7 +121,7 @@ def main():
         x = art.everything(generator, args.batch).contiguous(memory_format=torch.channels_last)
         noise = torch.randn(len(x), 4, art.px // 4, art.px // 4, generator=generator).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * model.rate_factor(step, args.steps, WARM_UP)
+            group["lr"] = args.lr * model.cosine(step, args.steps, WARM_UP)
         with model.autocast(device):
             loss, pixels = loss_of(vae, x, noise, step / args.steps)
         optimizer.zero_grad(set_to_none=True)
