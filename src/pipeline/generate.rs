@@ -93,9 +93,9 @@ impl<B: Backend> Pipeline<B> {
                 }
                 images.push(rgb);
             }
-            // Nor is what the decoder worked in to the next request's denoiser, or to a session that waits.
-            backend.give_up_reserves();
         }
+        // Nor is what the decoder worked in to the next request's denoiser, or to a session that waits.
+        backend.give_up_reserves();
         Ok(Output {
             width: (size.width * self.vae_scale_factor()) as u32,
             height: (size.height * self.vae_scale_factor()) as u32,
