@@ -70,7 +70,7 @@ pub(super) fn small(
 }
 
 /// The bias of one image's channels.
-fn channel_bias<'a>(bias: Option<&'a CpuTensor>, image: usize, channels: usize) -> Option<&'a [f32]> {
+fn channel_bias(bias: Option<&CpuTensor>, image: usize, channels: usize) -> Option<&[f32]> {
     bias.map(|bias| &bias.values()[image * channels..][..channels])
 }
 
