@@ -43,12 +43,11 @@ pub(super) fn peak(c: &mut Criterion) {
     #[cfg(target_arch = "x86_64")]
     if let Some((lanes, multiply_add)) = fma::widest() {
         group.throughput(Throughput::Elements((super::threads() * fma::FLOPS_A_LANE * lanes) as u64));
-        group.bench_function("fma", |b| {
+        let once = |_| {
             // SAFETY: `widest` found the instructions.
-            b.iter_custom(|runs| {
-                on_all_threads(runs, |_| _ = black_box(unsafe { multiply_add(black_box(0.5)) }))
-            });
-        });
+            black_box(unsafe { multiply_add(black_box(0.5)) });
+        };
+        group.bench_function("fma", |b| b.iter_custom(|runs| on_all_threads(runs, once)));
     }
     const VALUES: usize = 32 << 20;
     let source = vec![1.0f32; VALUES];
@@ -73,9 +72,13 @@ mod fma {
     const CHAINS: usize = 12;
     pub(super) const FLOPS_A_LANE: usize = 2 * CHAINS * ROUNDS;
 
+    /// # Safety
+    /// The machine has the function's instructions.
+    type MultiplyAdd = unsafe fn(f32) -> f32;
+
     /// Floats of a register, and a function that multiplies and adds with it, for the widest that the processor has and
     /// `LIBDIFFUSION_CPU` allows. SSE2 has no such instruction: its share is of what AVX2 could do.
-    pub(super) fn widest() -> Option<(usize, unsafe fn(f32) -> f32)> {
+    pub(super) fn widest() -> Option<(usize, MultiplyAdd)> {
         let capped = std::env::var("LIBDIFFUSION_CPU").is_ok_and(|most| !most.eq_ignore_ascii_case("avx512"));
         if is_x86_feature_detected!("avx512f") && !capped {
             return Some((16, avx512));

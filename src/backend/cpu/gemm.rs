@@ -13,8 +13,8 @@ use super::threads::even_part;
 use crate::backend::{Activation, ConvGeometry, Shape};
 use crate::util::error::Result;
 
-/// Most tiles of rows in a task: what a block of the weight is read, and converted, for.
-const TILES: usize = 16;
+/// Most rows in a task, whole tiles of every kernel: what a block of the weight is read, and converted, for.
+const ROWS: usize = 192;
 /// Most panels of columns in a task.
 const PANELS: usize = 10;
 
@@ -84,7 +84,7 @@ struct Block {
 /// Cuts `m` rows and `panels` panels into tasks: large enough to be worth reading weights for, small enough
 /// that all threads have some and that a cancelled operation stops soon.
 fn block_size(kernels: &Kernels, threads: usize, m: usize, panels: usize, flops: usize) -> Block {
-    let mut rows = m.next_multiple_of(kernels.mr).min(TILES * kernels.mr);
+    let mut rows = m.next_multiple_of(kernels.mr).min(ROWS);
     let mut width = (kernels.task / (rows * flops).max(1)).clamp(1, PANELS).min(panels);
     if threads > 1 {
         while m.div_ceil(rows) * panels.div_ceil(width) < 4 * threads {
