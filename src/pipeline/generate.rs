@@ -94,7 +94,7 @@ impl<B: Backend> Pipeline<B> {
                 images.push(rgb);
             }
         }
-        // Nor is what the decoder worked in to the next request's denoiser, or to a session that waits.
+        // A session that waits needs none of it, nor does the next request's denoiser what the decoder worked in.
         backend.give_up_reserves();
         Ok(Output {
             width: (size.width * self.vae_scale_factor()) as u32,

@@ -46,13 +46,13 @@ class Libdiffusion:
         self.lib = lib = ctypes.CDLL(library)
         lib.diffusion_error_message.restype = ctypes.c_char_p
         lib.diffusion_error_message.argtypes = [ctypes.c_void_p]
-        self.engine, self.model, self.session = (ctypes.c_void_p() for _ in range(3))
+        engine, self.model, self.session = (ctypes.c_void_p() for _ in range(3))
         desc = EngineDesc(struct_size=ctypes.sizeof(EngineDesc), device=CPU, threads=threads)
-        self.call("diffusion_engine_new", ctypes.byref(desc), ctypes.byref(self.engine))
+        self.call("diffusion_engine_new", ctypes.byref(desc), ctypes.byref(engine))
         info = EngineInfo(ctypes.sizeof(EngineInfo))
-        self.call("diffusion_engine_get_info", self.engine, ctypes.byref(info))
+        self.call("diffusion_engine_get_info", engine, ctypes.byref(info))
         self.device_name = info.device_name.decode()
-        self.call("diffusion_model_load", self.engine, model.encode(), None, ctypes.byref(self.model))
+        self.call("diffusion_model_load", engine, model.encode(), None, ctypes.byref(self.model))
         self.call("diffusion_session_new", self.model, None, ctypes.byref(self.session))
         self.size, self.decode = size, decode
 
