@@ -55,6 +55,16 @@ pub(super) fn rounded(bytes: usize) -> Option<usize> {
     bytes.max(1).checked_next_multiple_of(GRANULE)
 }
 
+/// The pages of large activations on the CPU come in chunks of this many bytes: one huge page.
+pub(super) const CHUNK: usize = 2 << 20;
+
+/// Bytes of an activation of at least `bytes` that is made of whole chunks, which any others that are free will do for;
+/// `None` for those that are too small, and where the system cannot move chunks.
+pub(super) fn in_chunks(bytes: usize) -> Option<usize> {
+    let large = cfg!(target_os = "linux") && rounded(bytes)? >= 2 * CHUNK;
+    if large { bytes.checked_next_multiple_of(CHUNK) } else { None }
+}
+
 /// The most bytes of a free allocation that is worth using again for `bytes`: twice as many.
 pub(super) fn worth(bytes: usize) -> usize {
     bytes.saturating_mul(2).max(GRANULE)

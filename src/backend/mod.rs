@@ -247,8 +247,6 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// The same device with a pool of its own: what a session computes with.
     fn session(&self) -> Result<Self>;
-    /// Gives back the memory that the session holds for operations to come.
-    fn give_up_reserves(&self) {}
     /// The same pool; every operation fails with `Cancelled` soon after `cancel` is set.
     fn with_cancel(&self, cancel: &Cancel) -> Self;
 

@@ -25,6 +25,8 @@ unsafe impl Struct for diffusion_session_desc {}
 
 /// A thread and working memory for one model: runs the jobs submitted to it one after another.
 ///
+/// It keeps the memory that its largest job needed until it is freed, so that the next one starts with it.
+///
 /// Sessions of one model share its weights and run side by side. After ::DIFFUSION_ERROR_INTERNAL in one of its
 /// jobs a session takes no more (::DIFFUSION_ERROR_INVALID_STATE); other sessions are not touched. After a job that
 /// ran out of memory, the host's or the device's, it works as before. After ::DIFFUSION_ERROR_DEVICE_LOST every job

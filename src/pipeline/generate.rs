@@ -83,8 +83,6 @@ impl<B: Backend> Pipeline<B> {
         let start = Instant::now();
         let mut images = Vec::new();
         if request.decode {
-            // What the denoiser worked in is of no use to the decoder, whose activations are larger.
-            backend.give_up_reserves();
             for image in latents.chunks_exact(size.image()) {
                 observer.progress(Stage::Decode, steps, steps)?;
                 let mut rgb = self.decode(backend, size, image)?;
@@ -94,8 +92,6 @@ impl<B: Backend> Pipeline<B> {
                 images.push(rgb);
             }
         }
-        // A session that waits needs none of it, nor does the next request's denoiser what the decoder worked in.
-        backend.give_up_reserves();
         Ok(Output {
             width: (size.width * self.vae_scale_factor()) as u32,
             height: (size.height * self.vae_scale_factor()) as u32,

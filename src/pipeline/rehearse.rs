@@ -37,7 +37,6 @@ impl<B: Backend> Pipeline<B> {
             _ => {}
         }
         let latents = vec![0.0; size.image()];
-        backend.give_up_reserves();
         for _ in 0..size.batch.min(DECODED) {
             let shape = Shape::image(1, size.height, size.width, size.channels);
             let latents = backend.upload(shape, &latents)?;

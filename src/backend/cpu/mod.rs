@@ -16,6 +16,7 @@ mod math;
 mod norm;
 mod pack;
 mod pack_panel;
+mod pages;
 mod pool;
 mod residual;
 mod simd;
@@ -351,10 +352,6 @@ impl Backend for Cpu {
         Ok(Self { pool, cancel: Cancel::default(), ..self.clone() })
     }
 
-    fn give_up_reserves(&self) {
-        self.pool.trim();
-    }
-
     fn with_cancel(&self, cancel: &Cancel) -> Self {
         Self { cancel: cancel.clone(), ..self.clone() }
     }
@@ -547,10 +544,6 @@ impl Backend for Cpu {
         block: &ResidualBlock<'_, Cpu>,
     ) -> Result<CpuTensor> {
         let mut x = x;
-        if upsample.is_some() {
-            // What served the smaller images is of no use to the larger.
-            self.pool.trim();
-        }
         let sizes = BlockSizes {
             x: x.shape,
             own: x.is_own(),
@@ -562,7 +555,6 @@ impl Backend for Cpu {
         let Some(materialise) = self.sizes().way(&sizes, self.available()) else {
             return whole_block(self, x, upsample, block);
         };
-        self.pool.trim();
         match upsample {
             Some(conv) if materialise => {
                 let Shape { h, w, .. } = x.shape;

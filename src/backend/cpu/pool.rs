@@ -4,18 +4,13 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, Weak};
 
-use memmap2::{MmapMut, MmapOptions};
-
+use super::pages::Pages;
 use super::threads::lock;
-use crate::backend::account::{Account, best_fit, rounded, worth};
+use crate::backend::account::{Account, CHUNK, best_fit, in_chunks, rounded, worth};
 use crate::util::error::{Result, bail, error};
 
 /// Every buffer starts on a cache line, which is also the widest vector.
 const ALIGN: usize = 64;
-/// Buffers of this size and more are pages of their own, which the kernel clears when they are first written, on the
-/// thread that does, and has back at once when they are freed. They start on a huge page and ask for such pages: fewer
-/// TLB misses in long strides.
-const HUGE_PAGE: usize = 2 << 20;
 
 /// The engine's account of weights and activations, in bytes as allocated.
 pub(super) struct Memory {
@@ -40,8 +35,8 @@ impl Memory {
     pub(super) fn available(&self) -> Option<u64> {
         let limit = self.account.limit()?;
         let pools: Vec<Arc<Pool>> = lock(&self.pools).iter().filter_map(Weak::upgrade).collect();
-        let reserve = |pool: &Arc<Pool>| lock(&pool.free).iter().map(Buffer::capacity).sum::<usize>() as u64;
-        let used = self.account.used().saturating_sub(pools.iter().map(reserve).sum());
+        let reserves: usize = pools.iter().map(|pool| lock(&pool.free).bytes()).sum();
+        let used = self.account.used().saturating_sub(reserves as u64);
         Some(limit.saturating_sub(used))
     }
 
@@ -61,48 +56,41 @@ impl Memory {
     }
 }
 
-/// Where a buffer's bytes are, and how they are given back.
+/// Memory of the heap.
+struct Heap(NonNull<u8>, Layout);
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `Allocation::new` with this layout.
+        unsafe { dealloc(self.0.as_ptr(), self.1) };
+    }
+}
+
+/// Where a buffer's bytes are.
 enum Allocation {
-    Heap(NonNull<u8>, Layout),
-    Pages(MmapMut),
+    Heap(Heap),
+    /// From a size on where it is worth it: what is freed goes back to the kernel, or to a pool in chunks.
+    Pages(Pages),
+    /// Nowhere any more.
+    Gone,
 }
 
 impl Allocation {
     /// `size` zero bytes, not none; `None` if there is too little memory.
     fn new(size: usize) -> Option<Self> {
-        if size < HUGE_PAGE {
-            let layout = Layout::from_size_align(size, ALIGN).ok()?;
-            // SAFETY: the layout's size is not zero.
-            return NonNull::new(unsafe { alloc_zeroed(layout) }).map(|ptr| Self::Heap(ptr, layout));
+        if cfg!(target_os = "linux") && size >= CHUNK {
+            return Pages::new(size).map(Self::Pages);
         }
-        // What lies before the first huge page is never touched, so it is no memory.
-        let map = MmapOptions::new().len(size.checked_add(HUGE_PAGE)?).map_anon().ok()?;
-        #[cfg(target_os = "linux")]
-        {
-            // Whole huge pages only: one for the rest would be more memory than was asked for. Advice: its failure
-            // changes nothing.
-            let start = map.as_ptr().align_offset(HUGE_PAGE);
-            let _ = map.advise_range(memmap2::Advice::HugePage, start, size / HUGE_PAGE * HUGE_PAGE);
-        }
-        Some(Self::Pages(map))
+        let layout = Layout::from_size_align(size, ALIGN).ok()?;
+        // SAFETY: the layout's size is not zero.
+        NonNull::new(unsafe { alloc_zeroed(layout) }).map(|ptr| Self::Heap(Heap(ptr, layout)))
     }
 
-    fn start(&mut self) -> NonNull<u8> {
+    fn start(&self) -> NonNull<u8> {
         match self {
-            Self::Heap(ptr, _) => *ptr,
-            Self::Pages(map) => {
-                let before = map.as_ptr().align_offset(HUGE_PAGE);
-                NonNull::from(&mut map[before..]).cast()
-            }
-        }
-    }
-}
-
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        if let Self::Heap(ptr, layout) = self {
-            // SAFETY: allocated in `new` with this layout.
-            unsafe { dealloc(ptr.as_ptr(), *layout) };
+            Self::Heap(heap) => heap.0,
+            Self::Pages(pages) => pages.start(),
+            Self::Gone => NonNull::dangling(),
         }
     }
 }
@@ -112,7 +100,7 @@ pub(super) struct Buffer {
     ptr: NonNull<u8>,
     size: usize,
     /// Owns what `ptr` points to.
-    _allocation: Allocation,
+    allocation: Allocation,
     memory: Arc<Memory>,
 }
 
@@ -137,11 +125,18 @@ impl Buffer {
             memory.trim();
             Allocation::new(size)
         });
-        let Some(mut allocation) = allocation else {
-            memory.account.release(size);
-            return Err(memory.exhausted(what, size));
-        };
-        Ok(Self { ptr: allocation.start(), size, _allocation: allocation, memory: Arc::clone(memory) })
+        match allocation {
+            Some(allocation) => Ok(Self::of(memory, size, allocation)),
+            None => {
+                memory.account.release(size);
+                Err(memory.exhausted(what, size))
+            }
+        }
+    }
+
+    /// An allocation that is booked.
+    fn of(memory: &Arc<Memory>, size: usize, allocation: Allocation) -> Self {
+        Self { ptr: allocation.start(), size, allocation, memory: Arc::clone(memory) }
     }
 
     /// A copy of `bytes`.
@@ -150,6 +145,21 @@ impl Buffer {
         // SAFETY: the buffer has at least as many bytes, and nothing else refers to it yet.
         unsafe { buffer.as_mut_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(buffer)
+    }
+
+    /// What a large one is made of, which stays on the account; nothing is left of the buffer.
+    fn take_chunks(&mut self) -> Option<Pages> {
+        in_chunks(self.size)?;
+        match std::mem::replace(&mut self.allocation, Allocation::Gone) {
+            Allocation::Pages(pages) => {
+                self.size = 0;
+                Some(pages)
+            }
+            other => {
+                self.allocation = other;
+                None
+            }
+        }
     }
 
     fn capacity(&self) -> usize {
@@ -189,40 +199,122 @@ impl Drop for Buffer {
     }
 }
 
-/// A session's activation buffers. A dropped activation's buffer is kept for the next of about its size, so a
-/// step that has run once allocates nothing.
+/// What a pool keeps for later, booked on the account.
+#[derive(Default)]
+struct Free {
+    /// Small ones, for others of about their size.
+    buffers: Vec<Buffer>,
+    /// Whole chunks, for any large one.
+    pages: Vec<Pages>,
+}
+
+impl Free {
+    fn page_bytes(&self) -> usize {
+        self.pages.iter().map(Pages::bytes).sum()
+    }
+
+    fn bytes(&self) -> usize {
+        self.buffers.iter().map(Buffer::capacity).sum::<usize>() + self.page_bytes()
+    }
+
+    fn put(&mut self, mut buffer: Buffer) {
+        match buffer.take_chunks() {
+            Some(pages) => self.pages.push(pages),
+            None => self.buffers.push(buffer),
+        }
+    }
+
+    /// Pages of `bytes` in all, or as many as there are: in one piece if there is one, else in as few as possible.
+    fn cut(&mut self, bytes: usize) -> Vec<Pages> {
+        let (mut parts, mut missing) = (Vec::new(), bytes);
+        while missing > 0 {
+            let sizes = || self.pages.iter().map(Pages::bytes);
+            let best = best_fit(sizes(), missing, usize::MAX)
+                .or_else(|| sizes().enumerate().max_by_key(|&(_, size)| size).map(|(i, _)| i));
+            let Some(best) = best else { break };
+            let [part, rest] = self.pages.swap_remove(best).split(missing);
+            missing -= part.bytes();
+            parts.push(part);
+            if rest.bytes() > 0 {
+                self.pages.push(rest);
+            }
+        }
+        parts
+    }
+}
+
+/// A session's activation buffers. A dropped activation's buffer is kept for the next, so a step that has run once
+/// allocates nothing. The pages of large ones go from any to any, so the pool never has more of them than were once in
+/// use at a time.
 pub(super) struct Pool {
     memory: Arc<Memory>,
-    free: Mutex<Vec<Buffer>>,
+    free: Mutex<Free>,
 }
 
 impl Pool {
     pub(super) fn new(memory: &Arc<Memory>) -> Arc<Self> {
-        let pool = Arc::new(Self { memory: Arc::clone(memory), free: Mutex::new(Vec::new()) });
+        let pool = Arc::new(Self { memory: Arc::clone(memory), free: Mutex::default() });
         let mut pools = lock(&memory.pools);
         pools.retain(|other| other.strong_count() > 0);
         pools.push(Arc::downgrade(&pool));
         pool
     }
 
-    /// Frees the unused buffers.
-    pub(super) fn trim(&self) {
+    /// Frees what is unused.
+    fn trim(&self) {
         let free = std::mem::take(&mut *lock(&self.free));
-        drop(free);
+        self.memory.account.release(free.page_bytes());
     }
 
-    /// At least `bytes` bytes with whatever values were last in them: the smallest free buffer that fits, unless
-    /// it is more than twice too large, else a new one.
+    /// At least `bytes` bytes with whatever values were last in them. A large one is made of free pages, and new ones if
+    /// they do not suffice; for a small one it is the smallest free buffer that fits, unless it is more than twice too
+    /// large, else a new one.
     pub(super) fn take(self: &Arc<Self>, bytes: usize, what: &str) -> Result<Block> {
-        let mut free = lock(&self.free);
-        let best = best_fit(free.iter().map(Buffer::capacity), bytes, worth(bytes));
-        let reused = best.map(|i| free.swap_remove(i));
-        drop(free);
-        let buffer = match reused {
-            Some(buffer) => buffer,
-            None => Buffer::new(&self.memory, bytes, what)?,
+        let buffer = match in_chunks(bytes) {
+            Some(bytes) => self.take_pages(bytes, what)?,
+            None => {
+                let mut free = lock(&self.free);
+                let best = best_fit(free.buffers.iter().map(Buffer::capacity), bytes, worth(bytes));
+                let reused = best.map(|i| free.buffers.swap_remove(i));
+                drop(free);
+                reused.map_or_else(|| Buffer::new(&self.memory, bytes, what), Ok)?
+            }
         };
         Ok(Block { buffer: Some(buffer), pool: Arc::clone(self) })
+    }
+
+    /// `bytes` is a multiple of a chunk.
+    fn take_pages(&self, bytes: usize, what: &str) -> Result<Buffer> {
+        let (memory, account) = (&self.memory, &self.memory.account);
+        let parts = lock(&self.free).cut(bytes);
+        let have = parts.iter().map(Pages::bytes).sum();
+        let missing = bytes - have;
+        let book = || missing == 0 || account.reserve(missing);
+        if !book() {
+            memory.trim();
+            if !book() {
+                drop(parts);
+                account.release(have);
+                return Err(memory.exhausted(what, bytes));
+            }
+        }
+        let pages = Pages::gather(parts, bytes).or_else(|| {
+            memory.trim();
+            Pages::new(bytes)
+        });
+        match pages {
+            Some(pages) => Ok(Buffer::of(memory, bytes, Allocation::Pages(pages))),
+            None => {
+                account.release(bytes);
+                Err(memory.exhausted(what, bytes))
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.trim();
     }
 }
 
@@ -253,7 +345,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
-            lock(&self.pool.free).push(buffer);
+            lock(&self.pool.free).put(buffer);
         }
     }
 }
@@ -285,6 +377,33 @@ mod tests {
         drop((small, pool));
         assert_eq!(memory.account.used(), 0);
         assert_eq!(memory.account.peak(), (4 * MIB + MIB / 4) as u64);
+    }
+
+    #[test]
+    fn large_buffers_are_made_of_any_free_chunks() {
+        let memory = Memory::new(None);
+        let pool = Pool::new(&memory);
+        let mut take = |mib: usize, value: f32| {
+            let mut block = pool.take(mib * MIB, "a").unwrap();
+            block.f32_mut(mib * MIB / 4).fill(value);
+            block
+        };
+        let blocks = [take(4, 1.0), take(6, 2.0), take(9, 3.0)];
+        assert_eq!(memory.account.used(), 20 * MIB as u64, "whole chunks");
+        drop(blocks);
+        let mut all = take(20, 4.0);
+        drop(take(3, 5.0));
+        assert_eq!(memory.account.used(), 23 * MIB as u64, "only what is too small for chunks is new");
+        drop(std::mem::replace(&mut all, take(30, 6.0)));
+        let parts = [take(13, 7.0), take(6, 8.0)];
+        assert_eq!(memory.account.used(), 53 * MIB as u64, "parts of one that is free");
+        for (block, mib, value) in [(&all, 30, 6.0), (&parts[0], 13, 7.0), (&parts[1], 6, 8.0)] {
+            assert!(block.f32(mib * MIB / 4).iter().all(|&x| x == value), "{mib} MiB are its own");
+        }
+        drop((all, parts));
+        assert_eq!(memory.available(), None);
+        drop(pool);
+        assert_eq!((memory.account.used(), memory.account.peak()), (0, 53 * MIB as u64));
     }
 
     #[test]

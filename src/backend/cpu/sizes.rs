@@ -298,7 +298,7 @@ impl Model for Sizes {
         Some(SmallBlock { materialise, events })
     }
 
-    fn gives_up_reserves(&self) -> bool {
+    fn moves_chunks(&self) -> bool {
         true
     }
 

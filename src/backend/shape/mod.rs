@@ -50,8 +50,8 @@ pub(crate) trait Model: Send + Sync + 'static {
     fn small_block(&self, _block: &Block<'_>, _available: Option<u64>) -> Option<SmallBlock> {
         None
     }
-    /// Whether [`Backend::give_up_reserves`] does.
-    fn gives_up_reserves(&self) -> bool {
+    /// Whether large activations are made of chunks, see [`in_chunks`](super::account::in_chunks).
+    fn moves_chunks(&self) -> bool {
         false
     }
 }
@@ -192,8 +192,8 @@ impl Shapes {
     pub(crate) fn new(model: Arc<dyn Model>, limit: Option<u64>) -> Self {
         let account = Arc::new(Account::new(limit));
         Self {
+            pool: Pool::new(&account, model.moves_chunks()),
             model,
-            pool: Pool::new(&account),
             account,
             workspace: Arc::default(),
             cancel: Cancel::default(),
@@ -382,14 +382,8 @@ impl Backend for Shapes {
     const READS_WEIGHTS: bool = false;
 
     fn session(&self) -> Result<Self> {
-        let pool = Pool::new(&self.account);
+        let pool = Pool::new(&self.account, self.model.moves_chunks());
         Ok(Self { pool, workspace: Arc::default(), cancel: Cancel::default(), ..self.clone() })
-    }
-
-    fn give_up_reserves(&self) {
-        if self.model.gives_up_reserves() {
-            self.pool.trim();
-        }
     }
 
     fn with_cancel(&self, cancel: &Cancel) -> Self {
@@ -604,9 +598,6 @@ impl Backend for Shapes {
         block: &ResidualBlock<'_, Shapes>,
     ) -> Result<ShapeTensor> {
         let mut x = x;
-        if upsample.is_some() {
-            self.give_up_reserves();
-        }
         let sizes = Block {
             x: x.shape,
             own: x.is_own(),
@@ -619,7 +610,6 @@ impl Backend for Shapes {
             return whole_block(self, x, upsample, block);
         };
         let own = sizes.own || upsample.is_some();
-        self.pool.trim();
         if let Some(conv) = upsample.filter(|_| small.materialise) {
             let Shape { h, w, .. } = x.shape;
             x = self.upsample_conv2d(&x, conv, 2 * h, 2 * w)?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::backend::account::{Account, best_fit, rounded, worth};
+use crate::backend::account::{Account, best_fit, in_chunks, rounded, worth};
 use crate::util::error::{Result, bail};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -19,21 +19,36 @@ pub(super) struct Buffer {
 
 impl Buffer {
     pub(super) fn new(account: &Arc<Account>, bytes: usize) -> Result<Self> {
-        Self::or_trim(account, bytes, || {})
+        let mut buffer = Self::empty(account);
+        match rounded(bytes) {
+            Some(bytes) => buffer.grow(bytes, || {})?,
+            None => bail!(OutOfMemory, "a weight needs more memory than can be addressed"),
+        }
+        Ok(buffer)
     }
 
-    /// `trim` gives up what it can before the allocation fails.
-    fn or_trim(account: &Arc<Account>, bytes: usize, trim: impl FnOnce()) -> Result<Self> {
-        let Some(bytes) = rounded(bytes) else {
-            bail!(OutOfMemory, "an activation needs more memory than can be addressed");
-        };
-        if !account.reserve(bytes) {
+    fn empty(account: &Arc<Account>) -> Self {
+        Self { bytes: 0, recorded: false, account: Arc::clone(account) }
+    }
+
+    /// To `bytes`. `trim` gives up what it can before the allocation fails.
+    fn grow(&mut self, bytes: usize, trim: impl FnOnce()) -> Result<()> {
+        let more = bytes - self.bytes;
+        if !self.account.reserve(more) {
             trim();
-            if !account.reserve(bytes) {
+            if !self.account.reserve(more) {
                 bail!(OutOfMemory, "{bytes} bytes more than the limit has");
             }
         }
-        Ok(Self { bytes, recorded: false, account: Arc::clone(account) })
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Takes `bytes` of `from`, or all that it has.
+    fn take_from(&mut self, from: &mut Buffer, bytes: usize) {
+        let bytes = bytes.min(from.bytes);
+        from.bytes -= bytes;
+        self.bytes += bytes;
     }
 }
 
@@ -44,6 +59,7 @@ impl Drop for Buffer {
 }
 
 /// Buffers that nobody uses; those of a recording go back to the session's when it is gone.
+#[derive(Default)]
 struct Shelf {
     free: Mutex<Vec<Buffer>>,
     parent: Option<Arc<Shelf>>,
@@ -60,11 +76,13 @@ impl Drop for Shelf {
     }
 }
 
-/// A session's buffers. What is said of recordings is as in the CUDA backend's pool.
+/// A session's buffers. What is said of recordings is as in the CUDA backend's pool, what is said of chunks as in the CPU's.
 pub(super) struct Pool {
     account: Arc<Account>,
     session: Arc<Shelf>,
     recording: Mutex<Option<Arc<Shelf>>>,
+    /// The chunks that nobody uses, if large activations are made of chunks.
+    chunks: Option<Arc<Mutex<Buffer>>>,
 }
 
 /// The memory of a recording.
@@ -73,25 +91,39 @@ pub(super) struct Recorded {
 }
 
 impl Pool {
-    pub(super) fn new(account: &Arc<Account>) -> Arc<Self> {
-        let session = Arc::new(Shelf { free: Mutex::default(), parent: None });
-        Arc::new(Self { account: Arc::clone(account), session, recording: Mutex::default() })
+    pub(super) fn new(account: &Arc<Account>, moves_chunks: bool) -> Arc<Self> {
+        Arc::new(Self {
+            account: Arc::clone(account),
+            session: Arc::default(),
+            recording: Mutex::default(),
+            chunks: moves_chunks.then(|| Arc::new(Mutex::new(Buffer::empty(account)))),
+        })
     }
 
-    /// Frees the session's unused buffers.
-    pub(super) fn trim(&self) {
+    /// Frees what the session does not use.
+    fn trim(&self) {
         let free = std::mem::take(&mut *lock(&self.session.free));
         drop(free);
+        if let Some(chunks) = &self.chunks {
+            *lock(chunks) = Buffer::empty(&self.account);
+        }
     }
 
-    /// Bytes of the session's unused buffers.
+    /// Bytes that the session does not use.
     pub(super) fn reserves(&self) -> u64 {
-        lock(&self.session.free).iter().map(|buffer| buffer.bytes).sum::<usize>() as u64
+        let chunks = self.chunks.as_ref().map_or(0, |chunks| lock(chunks).bytes);
+        (chunks + lock(&self.session.free).iter().map(|buffer| buffer.bytes).sum::<usize>()) as u64
     }
 
-    /// The smallest free buffer that has `bytes` and is not more than twice too large, else a new one. In a recording
-    /// there are no new ones, and none is too large.
+    /// Free chunks and what they lack; for what is too small for them the smallest free buffer that has `bytes` and is
+    /// not more than twice too large, else a new one. In a recording there are no new ones, and none is too large.
     pub(super) fn take(&self, bytes: usize) -> Result<Block> {
+        if let Some((bytes, chunks)) = in_chunks(bytes).zip(self.chunks.as_ref()) {
+            let mut buffer = Buffer::empty(&self.account);
+            buffer.take_from(&mut lock(chunks), bytes);
+            buffer.grow(bytes, || self.trim())?;
+            return Ok(Block { buffer: Some(buffer), from: Place::Chunks(Arc::clone(chunks)) });
+        }
         let recording = lock(&self.recording).clone();
         let shelf = recording.as_ref().unwrap_or(&self.session);
         let most = if recording.is_some() { usize::MAX } else { worth(bytes) };
@@ -99,13 +131,18 @@ impl Pool {
         let best = best_fit(free.iter().map(|buffer| buffer.bytes), bytes, most);
         let reused = best.map(|i| free.swap_remove(i));
         drop(free);
-        let mut buffer = match reused {
-            Some(buffer) => buffer,
-            None if recording.is_some() => bail!(OutOfMemory, "no memory for a recording"),
-            None => Buffer::or_trim(&self.account, bytes, || self.trim())?,
+        let mut buffer = match (reused, rounded(bytes)) {
+            (Some(buffer), _) => buffer,
+            (None, Some(bytes)) if recording.is_none() => {
+                let mut buffer = Buffer::empty(&self.account);
+                buffer.grow(bytes, || self.trim())?;
+                buffer
+            }
+            (None, None) => bail!(OutOfMemory, "an activation needs more memory than can be addressed"),
+            _ => bail!(OutOfMemory, "no memory for a recording"),
         };
         buffer.recorded = recording.is_some();
-        Ok(Block { buffer: Some(buffer), shelf: Arc::clone(shelf) })
+        Ok(Block { buffer: Some(buffer), from: Place::Shelf(Arc::clone(shelf)) })
     }
 
     pub(super) fn begin_recording(&self) {
@@ -124,17 +161,26 @@ impl Pool {
     }
 }
 
+/// Where a buffer goes back to.
+enum Place {
+    Shelf(Arc<Shelf>),
+    Chunks(Arc<Mutex<Buffer>>),
+}
+
 /// A buffer on loan from a pool.
 pub(super) struct Block {
     /// Always there until `drop` takes it.
     buffer: Option<Buffer>,
-    shelf: Arc<Shelf>,
+    from: Place,
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            lock(&self.shelf.free).push(buffer);
+        if let Some(mut buffer) = self.buffer.take() {
+            match &self.from {
+                Place::Shelf(shelf) => lock(&shelf.free).push(buffer),
+                Place::Chunks(chunks) => lock(chunks).take_from(&mut buffer, usize::MAX),
+            }
         }
     }
 }
