@@ -125,6 +125,7 @@ impl AnyBackend {
     /// What activations are.
     pub(super) fn precision(&self) -> Precision {
         match self {
+            Self::Cpu(cpu) if cpu.has_bf16() => Precision::Bf16,
             Self::Cpu(_) => Precision::F32,
             Self::Cuda(cuda) => cuda.precision(),
         }
@@ -174,10 +175,16 @@ impl AnyBackend {
 }
 
 fn cpu(options: &EngineOptions) -> Result<AnyBackend> {
-    if let Some(precision @ (Precision::F16 | Precision::Bf16)) = options.precision {
-        bail!(Unsupported, "precision: the CPU computes in f32 only, not in {}", precision.suffix());
+    if options.precision == Some(Precision::F16) {
+        bail!(Unsupported, "precision: the CPU computes in f32 or bf16, not in f16");
     }
-    let cpu = Cpu::new(options.threads as usize, limit(options.memory_limit_host))?;
+    let mut cpu = Cpu::new(options.threads as usize, limit(options.memory_limit_host))?;
+    if options.precision == Some(Precision::Bf16) {
+        cpu = cpu.with_bf16().ok_or_else(|| {
+            let cpu = cpu.description();
+            error!(Unsupported, "precision: {cpu} has no products in bf16, which take AVX512-BF16; use f32")
+        })?;
+    }
     if let Some(message) = ignored_environment() {
         options.log.warn(format_args!("{message}"));
     }

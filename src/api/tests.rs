@@ -564,11 +564,23 @@ fn the_log_has_prompts_only_at_debug() {
 
 #[test]
 fn an_engine_refuses_what_it_cannot_do() {
-    let precision = Some(Precision::Bf16);
-    let half = EngineOptions { device: Device::Cpu, precision, ..EngineOptions::default() };
-    let error = Engine::new(half).err().unwrap();
+    let in_precision = |precision| {
+        Engine::new(EngineOptions {
+            device: Device::Cpu,
+            precision: Some(precision),
+            ..EngineOptions::default()
+        })
+    };
+    let error = in_precision(Precision::F16).err().unwrap();
     assert_eq!(error.status(), Status::Unsupported);
-    assert_eq!(error.message(), "precision: the CPU computes in f32 only, not in bf16");
+    assert_eq!(error.message(), "precision: the CPU computes in f32 or bf16, not in f16");
+    match in_precision(Precision::Bf16) {
+        Ok(engine) => assert_eq!(engine.precision(), Precision::Bf16),
+        Err(error) => {
+            assert_eq!(error.status(), Status::Unsupported);
+            assert!(error.message().contains("AVX512-BF16"), "{}", error.message());
+        }
+    }
     let threads = EngineOptions { threads: 1025, ..EngineOptions::default() };
     assert_eq!(Engine::new(threads).err().unwrap().status(), Status::InvalidArgument);
 }

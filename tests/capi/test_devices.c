@@ -113,7 +113,7 @@ static void who_wants_the_cpu_hears_nothing_of_cuda(void) {
     diffusion_engine_free(engine);
 }
 
-static void the_cpu_computes_in_f32(void) {
+static void the_cpu_computes_in_f32_or_bf16(void) {
     diffusion_engine_desc desc = DIFFUSION_ENGINE_DESC_INIT;
     diffusion_engine_info info = DIFFUSION_ENGINE_INFO_INIT;
     diffusion_engine *engine = NULL;
@@ -130,8 +130,19 @@ static void the_cpu_computes_in_f32(void) {
     }
     desc.precision = DIFFUSION_PRECISION_F16;
     CHECK_ERROR(diffusion_engine_new(&desc, &engine, &error), error, DIFFUSION_ERROR_UNSUPPORTED, "f16");
+    /* Only some processors multiply bf16. */
     desc.precision = DIFFUSION_PRECISION_BF16;
-    CHECK_ERROR(diffusion_engine_new(&desc, &engine, &error), error, DIFFUSION_ERROR_UNSUPPORTED, "bf16");
+    if (diffusion_engine_new(&desc, &engine, &error) == DIFFUSION_OK) {
+        CHECK_STATUS(diffusion_engine_get_info(engine, &info, NULL), DIFFUSION_OK);
+        CHECK(info.precision == DIFFUSION_PRECISION_BF16);
+        CHECK(strstr(info.device_name, "BF16") != NULL);
+        diffusion_engine_free(engine);
+    } else {
+        CHECK(diffusion_error_status(error) == DIFFUSION_ERROR_UNSUPPORTED);
+        CHECK(strstr(diffusion_error_message(error), "AVX512-BF16") != NULL);
+        diffusion_error_free(error);
+        error = NULL;
+    }
     for (int i = 0; i < 3; i++) {
         desc.device = i; /* auto, cpu, cuda */
         desc.precision = 4;
@@ -190,6 +201,6 @@ static void an_engine_desc_of_the_first_release(void) {
 }
 
 TOPIC(devices, TEST(a_list_has_devices_or_says_why_not), TEST(auto_is_cuda_or_says_why_not),
-      TEST(who_wants_the_cpu_hears_nothing_of_cuda), TEST(the_cpu_computes_in_f32),
+      TEST(who_wants_the_cpu_hears_nothing_of_cuda), TEST(the_cpu_computes_in_f32_or_bf16),
       TEST(the_cpu_takes_no_notice_of_what_is_for_cuda), TEST(a_directory_that_is_not_utf8),
       TEST(an_engine_desc_of_the_first_release));

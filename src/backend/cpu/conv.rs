@@ -2,7 +2,7 @@
 
 use super::gemm::{self, Finish, Rows};
 use super::kernel::Kernels;
-use super::pack::{Packed, Target};
+use super::pack::{Packed, Target, Values};
 use super::transform::Transforms;
 use super::winograd::{self, Patches};
 use super::{Cpu, CpuTensor, finish};
@@ -65,6 +65,11 @@ fn fastest(height: usize, width: usize, inputs: usize, outputs: usize) -> Method
     costs.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Method::Direct, |(method, _)| method)
 }
 
+/// Whether there is only the direct method, whatever the size of the image.
+pub(super) fn is_always_direct(kernel: [usize; 2], geometry: ConvGeometry) -> bool {
+    kernel != [3, 3] || geometry.stride != 1 || geometry.padding != [1; 4]
+}
+
 impl Method {
     /// The fastest for an output of `height` × `width` from `inputs` channels to `outputs` columns of panels, `strict` or
     /// not. It is chosen for one image, whatever the batch, so that an image's result does not depend on the others.
@@ -76,10 +81,10 @@ impl Method {
         outputs: usize,
         strict: bool,
     ) -> Self {
-        let ConvGeometry { stride, padding, upsample } = geometry;
-        if kernel != [3, 3] || stride != 1 || padding != [1; 4] {
+        if is_always_direct(kernel, geometry) {
             return Self::Direct;
         }
+        let upsample = geometry.upsample;
         // At an odd size the last pixel of the enlarged image is there once, not twice.
         let whole = upsample && height.is_multiple_of(2) && width.is_multiple_of(2);
         match (whole, strict) {
@@ -115,12 +120,14 @@ pub(super) struct ConvSize {
     pub(super) outputs: usize,
     pub(super) kernel: [usize; 2],
     pub(super) geometry: ConvGeometry,
+    /// What the weight is packed as.
+    pub(super) values: Values,
 }
 
 impl CpuConv2d {
     pub(super) fn size(&self) -> ConvSize {
-        let Packed { k: inputs, n: outputs, .. } = self.packed;
-        ConvSize { inputs, outputs, kernel: self.kernel, geometry: self.geometry }
+        let Packed { k: inputs, n: outputs, values, .. } = self.packed;
+        ConvSize { inputs, outputs, kernel: self.kernel, geometry: self.geometry, values }
     }
 
     /// [`Method::of`] for an output of this size.

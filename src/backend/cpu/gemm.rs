@@ -6,8 +6,8 @@
 
 use super::Cpu;
 use super::elementwise::{activate, gate};
-use super::kernel::{Kernels, Tile};
-use super::pack::{Packed, Target};
+use super::kernel::{Kernels, PairTile, Tile};
+use super::pack::{KBlock, Packed, Target, Values};
 use super::simd::vectorized;
 use super::threads::even_part;
 use crate::backend::{Activation, ConvGeometry, Shape};
@@ -111,8 +111,8 @@ pub(super) struct Cut {
     block: Block,
     /// In which pointers to the rows lie.
     pointer_floats: usize,
-    /// A converted block of the weight.
-    block_len: usize,
+    /// What is converted for a block of the sum: a block of the weight, or for bf16 the rows.
+    converted_len: usize,
     sums_len: usize,
 }
 
@@ -122,8 +122,8 @@ impl Cut {
         kernels: &Kernels,
         threads: usize,
         out: Shape,
-        k: usize,
-        taps: usize,
+        [k, taps]: [usize; 2],
+        values: Values,
         geglu: bool,
     ) -> Self {
         let halves = if geglu { 2 } else { 1 };
@@ -136,7 +136,10 @@ impl Cut {
             // Whole cache lines: a vector of the converted block that begins in one and ends in the next takes two loads.
             pointer_floats: (block.rows * taps * size_of::<*const f32>() / size_of::<f32>())
                 .next_multiple_of(16),
-            block_len: Packed::block_len(kernels),
+            converted_len: match values {
+                Values::Pairs => (block.rows * Packed::most_pairs(k, taps)).next_multiple_of(16),
+                _ => Packed::block_len(kernels),
+            },
             sums_len: block.rows * max_width,
             block,
         }
@@ -144,7 +147,7 @@ impl Cut {
 
     /// Floats that a thread works in.
     pub(super) fn floats(&self) -> usize {
-        self.pointer_floats + self.block_len + self.sums_len
+        self.pointer_floats + self.converted_len + self.sums_len
     }
 }
 
@@ -163,9 +166,11 @@ pub(super) fn run(
     let columns = shape.c;
     let halves = if finish.geglu { 2 } else { 1 };
     let all_panels = columns.div_ceil(nr);
-    let cut = Cut::new(kernels, cpu.concurrency(), shape, weight.k, weight.taps, finish.geglu);
+    let size = [weight.k, weight.taps];
+    let cut = Cut::new(kernels, cpu.concurrency(), shape, size, weight.values, finish.geglu);
     let scratch = cpu.scratch(cut.floats())?;
-    let Cut { block, pointer_floats, block_len, sums_len } = cut;
+    let Cut { block, pointer_floats, converted_len, sums_len } = cut;
+    let pairs = kernels.pairs.filter(|_| weight.values == Values::Pairs);
     let column_tasks = all_panels.div_ceil(block.panels);
     let blocks = weight.k_blocks();
     let tile_pointers = block.rows * weight.taps;
@@ -190,33 +195,57 @@ pub(super) fn run(
         let (pointers, converted, sums) = unsafe {
             (
                 std::slice::from_raw_parts_mut(start.cast::<*const f32>(), tile_pointers),
-                std::slice::from_raw_parts_mut(start.add(pointer_floats), block_len),
-                std::slice::from_raw_parts_mut(start.add(pointer_floats + block_len), sums_len),
+                std::slice::from_raw_parts_mut(start.add(pointer_floats), converted_len),
+                std::slice::from_raw_parts_mut(start.add(pointer_floats + converted_len), sums_len),
             )
         };
         for row in (0..row_count).step_by(mr) {
             rows.fill(first_row + row, mr.min(row_count - row), &mut pointers[row * weight.taps..]);
         }
         for (index, k_block) in blocks.iter().enumerate() {
+            let k_pairs = k_block.k.div_ceil(2);
+            let a_stride = k_block.taps * k_pairs;
+            let a = converted.as_mut_ptr().cast::<u32>();
+            if let Some(pairs) = pairs {
+                for (row, tap) in (0..row_count).flat_map(|row| (0..k_block.taps).map(move |tap| (row, tap)))
+                {
+                    let (first, count) = (row / mr * mr, mr.min(row_count - row / mr * mr));
+                    let from = pointers[first * weight.taps + (k_block.tap + tap) * count + row - first];
+                    let to = a.wrapping_add(row * a_stride + tap * k_pairs);
+                    // SAFETY: the row has `k` values from there on, and there is room for all rows of a block.
+                    unsafe { (pairs.narrow)(from.wrapping_add(k_block.k_start), to, k_block.k) };
+                }
+            }
             let mut offset = 0;
             for panel in panels.clone() {
                 let width = kernels.width(weight.n, panel);
                 let b = weight.block(kernels, panel, k_block, converted);
                 for row in (0..row_count).step_by(mr) {
                     let count = mr.min(row_count - row);
-                    let tile = Tile {
-                        rows: pointers[row * weight.taps + k_block.tap * count..].as_ptr(),
-                        offset: k_block.k_start,
-                        taps: k_block.taps,
-                        k: k_block.k,
-                        b,
-                        c: sums[row * stride + offset..].as_mut_ptr(),
-                        stride,
-                        accumulate: index > 0,
-                    };
-                    // SAFETY: `fill` made `count` pointers to rows of `k` values for each tap, `b` is this block
-                    // of the panel, and `sums` has `stride` columns for each row.
-                    unsafe { kernels.tile(count, width)(&tile) };
+                    let c = sums[row * stride + offset..].as_mut_ptr();
+                    let accumulate = index > 0;
+                    // SAFETY: `fill` made `count` pointers to rows of `k` values for each tap, or they are converted; `b`
+                    // is this block of the panel, and `sums` has `stride` columns for each row.
+                    unsafe {
+                        if let Some(pairs) = pairs {
+                            let (a, b) = (a.wrapping_add(row * a_stride), b.cast());
+                            let tile = PairTile { a, a_stride, pairs: a_stride, b, c, stride, accumulate };
+                            kernels.pair_tile(pairs, count, width)(&tile);
+                        } else {
+                            let rows = pointers[row * weight.taps + k_block.tap * count..].as_ptr();
+                            let KBlock { taps, k_start: offset, k, .. } = *k_block;
+                            kernels.tile(count, width)(&Tile {
+                                rows,
+                                offset,
+                                taps,
+                                k,
+                                b,
+                                c,
+                                stride,
+                                accumulate,
+                            });
+                        }
+                    }
                 }
                 offset += width;
             }

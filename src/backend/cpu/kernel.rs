@@ -57,6 +57,41 @@ pub(super) struct Tile {
 /// The tile's pointers cover what its sizes say, and the machine has the kernel's instructions.
 pub(super) type TileFn = unsafe fn(&Tile);
 
+/// The arguments of a micro-kernel for bf16 of `MR` rows. Values of A and of B come in pairs of neighbours in `k`.
+pub(super) struct PairTile {
+    /// `MR` rows of pairs, `a_stride` apart.
+    pub(super) a: *const u32,
+    pub(super) a_stride: usize,
+    /// Pairs of each row to multiply.
+    pub(super) pairs: usize,
+    /// For each pair one row of the panel's width.
+    pub(super) b: *const u32,
+    /// `MR` rows of the panel's width, `stride` apart.
+    pub(super) c: *mut f32,
+    pub(super) stride: usize,
+    /// Adds to `c` instead of setting it.
+    pub(super) accumulate: bool,
+}
+
+/// Computes a [`PairTile`].
+///
+/// # Safety
+/// As [`TileFn`].
+pub(super) type PairTileFn = unsafe fn(&PairTile);
+
+/// The micro-kernels for bf16 of an instruction set, with the panels of its others.
+pub(super) struct PairKernels {
+    /// Tiles of `nr` columns, by rows less one.
+    pub(super) full: &'static [PairTileFn],
+    /// Tiles of `nr / 2` columns, by rows less one.
+    pub(super) half: &'static [PairTileFn],
+    /// Rounds values to the nearest bf16; what is missing from the last pair is zero.
+    ///
+    /// # Safety
+    /// There are so many values to read and half as many pairs, rounded up, to write.
+    pub(super) narrow: unsafe fn(*const f32, *mut u32, usize),
+}
+
 /// Multiplies rows of integers by the scales of their columns: scales, integers, where to, how many rows.
 ///
 /// # Safety
@@ -79,6 +114,8 @@ pub(super) struct Kernels {
     pub(super) widen_bf16: unsafe fn(*const u16, *mut f32, usize),
     /// Converts scaled 8-bit integers, rows of `nr / 2` and of `nr` columns.
     pub(super) widen_i8: [WidenI8Fn; 2],
+    /// Those for bf16, which processors with the others may lack.
+    pub(super) pairs: Option<&'static PairKernels>,
     /// Those of fast convolutions.
     pub(super) transforms: AllTransforms,
     /// Floating-point operations that take a slow machine about three milliseconds.
@@ -117,6 +154,12 @@ impl Kernels {
     /// The kernel for a tile of `rows` rows and the `width` columns of a panel.
     pub(super) fn tile(&self, rows: usize, width: usize) -> TileFn {
         let kernels = if width == self.nr { self.full } else { self.half };
+        kernels[rows - 1]
+    }
+
+    /// The kernel for bf16 and such a tile.
+    pub(super) fn pair_tile(&self, pairs: &PairKernels, rows: usize, width: usize) -> PairTileFn {
+        let kernels = if width == self.nr { pairs.full } else { pairs.half };
         kernels[rows - 1]
     }
 
@@ -260,6 +303,7 @@ static PORTABLE: Kernels = Kernels {
     widen_f16: widen_f16_portable,
     widen_bf16: widen_bf16_portable,
     widen_i8: [widen_i8::<Four, 1>, widen_i8::<Four, 2>],
+    pairs: None,
     transforms: all_transforms!(data, filter, output, Four),
     task: 32 << 20,
 };

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable, widen_i8};
+use super::kernel_bf16;
 use super::transform::{Family, all_transforms, data, filter, output};
 
 #[derive(Clone, Copy)]
@@ -348,6 +349,7 @@ pub(super) static SSE2: Kernels = Kernels {
     widen_f16: widen_f16_portable,
     widen_bf16: widen_bf16_portable,
     widen_i8: [widen_i8::<Sse2, 1>, widen_i8::<Sse2, 2>],
+    pairs: None,
     transforms: all_transforms!(data, filter, output, Sse2),
     task: 64 << 20,
 };
@@ -360,6 +362,7 @@ pub(super) static AVX2: Kernels = Kernels {
     widen_f16: widen_f16_avx2,
     widen_bf16: widen_bf16_avx2,
     widen_i8: [widen_i8_avx2::<1>, widen_i8_avx2::<2>],
+    pairs: None,
     transforms: all_transforms!(data_avx2, filter_avx2, output_avx2),
     task: 128 << 20,
 };
@@ -398,6 +401,7 @@ pub(super) static AVX512: Kernels = Kernels {
     widen_f16: widen_f16_avx512,
     widen_bf16: widen_bf16_avx512,
     widen_i8: [widen_i8_avx512::<1>, widen_i8_avx512::<2>],
+    pairs: Some(&kernel_bf16::PAIRS),
     transforms: all_transforms!(data_avx512, filter_avx512, output_avx512),
     task: 256 << 20,
 };

@@ -11,6 +11,8 @@ mod gemm;
 mod int8;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
+mod kernel_bf16;
+#[cfg(target_arch = "x86_64")]
 mod kernel_x86;
 mod math;
 mod norm;
@@ -27,6 +29,8 @@ mod tests;
 #[cfg(test)]
 mod tests_attention;
 #[cfg(test)]
+mod tests_bf16;
+#[cfg(test)]
 mod tests_int8;
 #[cfg(test)]
 mod tests_strips;
@@ -40,6 +44,7 @@ mod winograd;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::conv::ConvSize;
 pub use self::conv::CpuConv2d;
 use self::gemm::{Finish, Rows};
 use self::kernel::Kernels;
@@ -68,6 +73,8 @@ pub struct Cpu {
     /// Bytes of a strip, about; see [`strips`].
     strip: usize,
     weights: WeightFormat,
+    /// Whether weights are prepared for products in bf16, where that is faster.
+    bf16: bool,
 }
 
 /// What all sessions share.
@@ -153,6 +160,7 @@ impl Cpu {
             strict: false,
             strip: strips::STRIP,
             weights: WeightFormat::default(),
+            bf16: false,
         })
     }
 
@@ -160,6 +168,21 @@ impl Cpu {
     /// algorithms, whose rounding errors are about five times larger.
     pub fn with_strict(&self, strict: bool) -> Self {
         Self { strict, ..self.clone() }
+    }
+
+    /// The same CPU, where linear layers, 1×1 and strided convolutions prepared from now on round weights and inputs to bf16
+    /// and add up their products in `f32`, if it has instructions for that.
+    pub fn with_bf16(&self) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if self.device.kernels.pairs.is_some() && kernel_bf16::available() {
+            return Some(Self { bf16: true, ..self.clone() });
+        }
+        None
+    }
+
+    /// Whether it is one [`Cpu::with_bf16`].
+    pub fn has_bf16(&self) -> bool {
+        self.bf16
     }
 
     /// The same CPU with weights of this format prepared from now on. Layers that would not get smaller stay as stored.
@@ -200,7 +223,8 @@ impl Cpu {
     /// The device for people, for example `CPU (AVX-512, 2 threads)`.
     pub fn description(&self) -> String {
         let threads = self.threads();
-        format!("CPU ({}, {threads} thread{})", self.device.simd.name(), if threads == 1 { "" } else { "s" })
+        let (simd, bf16) = (self.device.simd.name(), if self.bf16 { " BF16" } else { "" });
+        format!("CPU ({simd}{bf16}, {threads} thread{})", if threads == 1 { "" } else { "s" })
     }
 
     /// An operation's result, whose values are whatever was last in its memory; `operation` names it in errors.
@@ -368,7 +392,7 @@ impl Backend for Cpu {
         if !matches!(weight.shape, [_, _] | [_, _, 1, 1]) {
             bail!(Internal, "a linear weight of shape {:?}", weight.shape);
         }
-        Ok(CpuLinear(Packed::new(&self.device, self.weights, weight, bias)?))
+        Ok(CpuLinear(Packed::new(&self.device, (self.weights, self.bf16), weight, bias)?))
     }
 
     fn prepare_conv2d(
@@ -383,8 +407,9 @@ impl Backend for Cpu {
         if geometry.stride == 0 {
             bail!(Internal, "a convolution of stride 0");
         }
+        let bf16 = self.bf16 && conv::is_always_direct([height, width], geometry);
         Ok(CpuConv2d {
-            packed: Packed::new(&self.device, self.weights, weight, bias)?,
+            packed: Packed::new(&self.device, (self.weights, bf16), weight, bias)?,
             kernel: [height, width],
             geometry,
         })
@@ -550,7 +575,7 @@ impl Backend for Cpu {
             upsample: upsample.map(CpuConv2d::size),
             conv1: block.conv1.size(),
             conv2: block.conv2.size(),
-            shortcut: block.shortcut.is_some(),
+            shortcut: block.shortcut.map(|shortcut| ConvSize::linear(&shortcut.0)),
         };
         let Some(materialise) = self.sizes().way(&sizes, self.available()) else {
             return whole_block(self, x, upsample, block);

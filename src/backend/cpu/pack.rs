@@ -1,7 +1,7 @@
 //! Weights in the order in which the micro-kernels read them.
 
 use super::kernel::Kernels;
-use super::pack_panel::pack_panel;
+use super::pack_panel::{pack_pairs, pack_panel};
 use super::pool::Buffer;
 use super::{Device, int8};
 use crate::backend::{DType, Weight, WeightFormat};
@@ -30,15 +30,18 @@ pub(super) struct Packed {
 pub(super) enum Values {
     /// Those of the file.
     Stored(DType),
+    /// bf16, two neighbours in `k` side by side in every column, for [`PairKernels`](super::kernel::PairKernels).
+    Pairs,
     /// See [`int8`].
     Int8,
 }
 
 impl Values {
-    /// For a weight of `k` inputs that a file holds as `dtype`.
-    pub(super) fn new(format: WeightFormat, k: usize, dtype: DType) -> Self {
+    /// For a weight of `k` inputs that a file holds as `dtype`, for products in bf16 or not.
+    pub(super) fn new(format: WeightFormat, bf16: bool, k: usize, dtype: DType) -> Self {
         match format {
             WeightFormat::Int8 if int8::is_smaller(k, dtype) => Values::Int8,
+            _ if bf16 => Values::Pairs,
             _ => Values::Stored(dtype),
         }
     }
@@ -47,6 +50,7 @@ impl Values {
     pub(super) fn tap_len(self, k: usize) -> usize {
         match self {
             Values::Stored(dtype) => k * dtype.size(),
+            Values::Pairs => k.div_ceil(2) * size_of::<u32>(),
             Values::Int8 => int8::tap_len(k),
         }
     }
@@ -61,11 +65,20 @@ pub(super) struct KBlock {
     pub(super) k: usize,
 }
 
+/// Values of `k` in a block of the sum: those of some taps, or part of one tap's. Always whole pairs of a tap.
+fn k_step(k: usize, taps: usize) -> usize {
+    if k <= K_BLOCK {
+        (K_BLOCK / k).min(taps) * k
+    } else {
+        k.div_ceil(k.div_ceil(K_BLOCK)).next_multiple_of(2)
+    }
+}
+
 impl Packed {
     /// Packs `[out, in, taps..]` and an optional `[out]`.
     pub(super) fn new(
         device: &Device,
-        format: WeightFormat,
+        (format, bf16): (WeightFormat, bool),
         weight: Weight<'_>,
         bias: Option<Weight<'_>>,
     ) -> Result<Self> {
@@ -83,7 +96,7 @@ impl Packed {
             None => Buffer::new(memory, n * 4, "a bias")?,
         };
         let kernels = device.kernels;
-        let values = Values::new(format, k, weight.dtype);
+        let values = Values::new(format, bf16, k, weight.dtype);
         let column = taps * values.tap_len(k);
         let mut panels = Buffer::new(memory, kernels.padded(n) * column, "a weight")?;
         let target = Target(panels.as_mut_ptr());
@@ -98,6 +111,10 @@ impl Packed {
             match values {
                 Values::Stored(DType::F32) => pack_panel::<4>(weight.bytes, panel, columns, k, taps, width),
                 Values::Stored(_) => pack_panel::<2>(weight.bytes, panel, columns, k, taps, width),
+                Values::Pairs => {
+                    let from = (weight.dtype, weight.bytes);
+                    pack_pairs((device.simd, kernels), from, panel, columns, [k, taps, width]);
+                }
                 Values::Int8 => {
                     let from = (weight.dtype, weight.bytes);
                     int8::pack_panel((device.simd, kernels), from, panel, columns, [k, taps, width])
@@ -120,12 +137,12 @@ impl Packed {
     /// every result is the same sum wherever and with whatever it is computed.
     pub(super) fn k_blocks(&self) -> Vec<KBlock> {
         let (k, taps) = (self.k, self.taps);
+        let step = k_step(k, taps);
         if k <= K_BLOCK {
-            let step = (K_BLOCK / k).min(taps);
+            let step = step / k;
             let block = |tap| KBlock { tap, taps: step.min(taps - tap), k_start: 0, k };
             return (0..taps).step_by(step).map(block).collect();
         }
-        let step = k.div_ceil(k.div_ceil(K_BLOCK));
         let blocks = move |tap| {
             (0..k).step_by(step).map(move |k_start| KBlock {
                 tap,
@@ -137,12 +154,18 @@ impl Packed {
         (0..taps).flat_map(blocks).collect()
     }
 
+    /// Pairs of a row of a block of [`Values::Pairs`], at the most.
+    pub(super) fn most_pairs(k: usize, taps: usize) -> usize {
+        let step = k_step(k, taps);
+        if k <= K_BLOCK { step / k * k.div_ceil(2) } else { step.div_ceil(2) }
+    }
+
     /// Values of the largest block of a panel.
     pub(super) fn block_len(kernels: &Kernels) -> usize {
         K_BLOCK * kernels.nr
     }
 
-    /// A panel's rows of a block as `f32`, in `scratch` if they have to be converted.
+    /// A panel's rows of a block as `f32`, in `scratch` if they have to be converted; those of [`Values::Pairs`] as they are.
     pub(super) fn block(
         &self,
         kernels: &Kernels,
@@ -157,6 +180,10 @@ impl Packed {
         let len = block.taps * block.k * width;
         let dtype = match self.values {
             Values::Stored(dtype) => dtype,
+            Values::Pairs => {
+                let rows = block.tap * self.k.div_ceil(2) + block.k_start / 2;
+                return panel[rows * width * size_of::<u32>()..].as_ptr().cast();
+            }
             Values::Int8 => {
                 int8::widen(kernels, panel, self.k, width, block, &mut scratch[..len]);
                 return scratch.as_ptr();

@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use super::kernel::Kernels;
+use super::simd::{Simd, vectorized};
+use crate::backend::DType;
+
 /// Moves the columns of one panel, values of `SIZE` bytes, from `[n, k, taps]` to `[taps, k, width]`.
 ///
 /// A value at a time this would take longer than the memory does. Squares of 8 values of 2 bytes go through vector
@@ -32,6 +36,51 @@ pub(super) fn pack_panel<const SIZE: usize>(
         for (to, from) in to.iter_mut().zip(from[first * depth..].iter().skip(j).step_by(depth)) {
             *to = *from;
         }
+    }
+}
+
+/// The columns of one panel from `[n, k, taps]` as bf16 to `[taps, k / 2, width]` pairs; what is missing from the last pair of
+/// a tap, and columns past the last, are zeros.
+pub(super) fn pack_pairs(
+    (simd, kernels): (Simd, &Kernels),
+    (dtype, from): (DType, &[u8]),
+    to: &mut [u8],
+    columns: Range<usize>,
+    [k, taps, width]: [usize; 3],
+) {
+    let mut panel = vec![0; k * taps * width * dtype.size()];
+    match dtype {
+        DType::F32 => pack_panel::<4>(from, &mut panel, columns, k, taps, width),
+        _ => pack_panel::<2>(from, &mut panel, columns, k, taps, width),
+    }
+    let mut rows = vec![0.0; 2 * width];
+    let to = to.chunks_exact_mut(k.div_ceil(2) * width * size_of::<u32>());
+    for (to, tap) in to.zip(panel.chunks_exact(k * width * dtype.size())) {
+        let pairs = tap.chunks(2 * width * dtype.size());
+        for (to, pair) in to.chunks_exact_mut(width * size_of::<u32>()).zip(pairs) {
+            let count = pair.len() / dtype.size();
+            kernels.widen(dtype, pair, &mut rows[..count]);
+            rows[count..].fill(0.0);
+            let (first, second) = rows.split_at(width);
+            pair_up(simd, first, second, to);
+        }
+    }
+}
+
+vectorized! {
+    /// Values as bf16, those of `first` in the lower halves.
+    fn pair_up(first: &[f32], second: &[f32], to: &mut [u8]) = pair_up_body
+}
+
+#[inline(always)]
+fn pair_up_body<const FMA: bool>(first: &[f32], second: &[f32], to: &mut [u8]) {
+    /// To the nearest, ties to even: of finite weights.
+    fn rounded(value: f32) -> u32 {
+        let bits = value.to_bits();
+        bits + 0x7fff + (bits >> 16 & 1)
+    }
+    for ((to, first), second) in to.as_chunks_mut().0.iter_mut().zip(first).zip(second) {
+        *to = (rounded(*first) >> 16 | rounded(*second) & 0xffff_0000).to_le_bytes();
     }
 }
 

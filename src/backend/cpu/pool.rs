@@ -383,7 +383,7 @@ mod tests {
     fn large_buffers_are_made_of_any_free_chunks() {
         let memory = Memory::new(None);
         let pool = Pool::new(&memory);
-        let mut take = |mib: usize, value: f32| {
+        let take = |mib: usize, value: f32| {
             let mut block = pool.take(mib * MIB, "a").unwrap();
             block.f32_mut(mib * MIB / 4).fill(value);
             block

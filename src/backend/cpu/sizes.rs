@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::conv::{ConvSize, Method};
+use super::conv::{ConvSize, Method, is_always_direct};
 use super::kernel::Kernels;
-use super::pack::Values;
+use super::pack::{Packed, Values};
 use super::residual::enlarged;
 use super::winograd::Room;
 use super::{Cpu, attention, gemm, norm, strips};
@@ -18,6 +18,7 @@ pub(super) struct Sizes {
     threads: usize,
     strict: bool,
     strip: usize,
+    bf16: bool,
 }
 
 /// A residual block's.
@@ -29,13 +30,13 @@ pub(super) struct BlockSizes {
     pub(super) upsample: Option<ConvSize>,
     pub(super) conv1: ConvSize,
     pub(super) conv2: ConvSize,
-    pub(super) shortcut: bool,
+    pub(super) shortcut: Option<ConvSize>,
 }
 
 impl Cpu {
     pub(super) fn sizes(&self) -> Sizes {
         let (kernels, threads) = (self.device.kernels, self.concurrency());
-        Sizes { kernels, threads, strict: self.strict, strip: self.strip }
+        Sizes { kernels, threads, strict: self.strict, strip: self.strip, bf16: self.bf16 }
     }
 
     /// A backend that allocates as this one does, on paper; at most `limit` bytes.
@@ -94,7 +95,8 @@ impl Sizes {
             Some(transforms) => Room::new(self.kernels, transforms, out, conv.inputs, self.threads).floats(),
             None => {
                 let taps = conv.kernel[0] * conv.kernel[1];
-                gemm::Cut::new(self.kernels, self.threads, out, conv.inputs, taps, false).floats()
+                gemm::Cut::new(self.kernels, self.threads, out, [conv.inputs, taps], conv.values, false)
+                    .floats()
             }
         };
         self.scratch(floats)
@@ -147,12 +149,12 @@ impl Sizes {
         });
         let work = work.max().unwrap_or(0).max(small);
         let enlarged = if upsample.is_some() { values(input) } else { 0 };
-        let another = *shortcut || !(*own || upsample.is_some());
+        let another = shortcut.is_some() || !(*own || upsample.is_some());
         let whole = enlarged + values(out) * (1 + usize::from(another)) + work;
         if !same || whole as u64 <= available {
             return None;
         }
-        let lazily = *shortcut
+        let lazily = shortcut.is_some()
             && upsample.as_ref().is_some_and(|conv| self.method(conv, input).is_small())
             && (enlarged + values(out) + 2 * work) as u64 > available;
         Some(!lazily)
@@ -172,7 +174,7 @@ impl Sizes {
             }
         };
         let images = || 0..input.n;
-        if block.shortcut {
+        if let Some(side) = &block.shortcut {
             script.take(values(out));
             if lazily {
                 script.take(strip(input));
@@ -192,11 +194,10 @@ impl Sizes {
             script.norm(out, |_| ());
             script.take(strips::window(out, rows));
             script.take(strip(out));
-            let side = ConvSize { kernel: [1, 1], geometry: ConvGeometry::same(1), ..*conv1 };
             for _ in images() {
                 self.stage(out, rows, |_, ready| {
                     read(&mut script, ready.len());
-                    self.conv_rows(&mut script, &side, input, ready.len());
+                    self.conv_rows(&mut script, side, input, ready.len());
                     self.conv_rows(&mut script, conv2, out, ready.len());
                 });
             }
@@ -228,9 +229,22 @@ impl Sizes {
 }
 
 impl ConvSize {
-    fn of(layer: &Layer) -> Self {
-        let geometry = layer.geometry.unwrap_or(ConvGeometry::same(1));
-        Self { inputs: layer.inputs, outputs: layer.outputs, kernel: layer.kernel, geometry }
+    /// A linear layer's.
+    pub(super) fn linear(weight: &Packed) -> Self {
+        let &Packed { k: inputs, n: outputs, values, .. } = weight;
+        Self { inputs, outputs, kernel: [1, 1], geometry: ConvGeometry::same(1), values }
+    }
+}
+
+impl Sizes {
+    fn values(&self, layer: &Layer) -> Values {
+        let direct = layer.geometry.is_none_or(|geometry| is_always_direct(layer.kernel, geometry));
+        Values::new(layer.format, self.bf16 && direct, layer.inputs, layer.dtype)
+    }
+
+    fn size(&self, layer: &Layer) -> ConvSize {
+        let (geometry, values) = (layer.geometry.unwrap_or(ConvGeometry::same(1)), self.values(layer));
+        ConvSize { inputs: layer.inputs, outputs: layer.outputs, kernel: layer.kernel, geometry, values }
     }
 }
 
@@ -245,7 +259,7 @@ impl Model for Sizes {
 
     /// Panels, bias and zeros, as `Packed::new`.
     fn layer(&self, layer: &Layer) -> Vec<usize> {
-        let values = Values::new(layer.format, layer.inputs, layer.dtype);
+        let values = self.values(layer);
         let taps = layer.kernel[0] * layer.kernel[1];
         let panels = self.kernels.padded(layer.outputs) * taps * values.tap_len(layer.inputs);
         vec![panels, layer.outputs * 4, layer.inputs * 4]
@@ -258,9 +272,10 @@ impl Model for Sizes {
     fn product(&self, product: &Product<'_>) -> Work {
         let (layer, out) = (product.layer, product.out);
         let scratch = if product.gated {
-            self.scratch(gemm::Cut::new(self.kernels, self.threads, out, layer.inputs, 1, true).floats())
+            let (size, values) = ([layer.inputs, 1], self.values(layer));
+            self.scratch(gemm::Cut::new(self.kernels, self.threads, out, size, values, true).floats())
         } else {
-            let conv = ConvSize::of(layer);
+            let conv = self.size(layer);
             let method = layer.geometry.map_or(Method::Direct, |_| self.method(&conv, out));
             self.conv(&conv, method, out)
         };
@@ -268,7 +283,7 @@ impl Model for Sizes {
     }
 
     fn norm_conv(&self, x: Shape, layer: &Layer) -> Option<Vec<Event>> {
-        let conv = ConvSize::of(layer);
+        let conv = self.size(layer);
         let rows = strips::plan(self.strip, x, conv.kernel, conv.geometry)?;
         let mut script = Script::default();
         script.norm(x, |_| ());
@@ -287,10 +302,10 @@ impl Model for Sizes {
         let sizes = BlockSizes {
             x: block.x,
             own: block.own,
-            upsample: block.upsample.map(ConvSize::of),
-            conv1: ConvSize::of(block.conv1),
-            conv2: ConvSize::of(block.conv2),
-            shortcut: block.shortcut,
+            upsample: block.upsample.map(|layer| self.size(layer)),
+            conv1: self.size(block.conv1),
+            conv2: self.size(block.conv2),
+            shortcut: block.shortcut.map(|layer| self.size(layer)),
         };
         let materialise = self.way(&sizes, available)?;
         let keeps_input = sizes.upsample.is_some() && !materialise;

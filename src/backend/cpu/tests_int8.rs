@@ -107,7 +107,8 @@ fn packing_rounds_to_the_nearest_multiple_of_the_scale() {
             stored[len - taps - 1] = if n % 2 == 0 { -f32::MAX } else { -127.0 };
             let bytes = bytes(&stored);
             let shape = [n, k, taps, 1];
-            let packed = Packed::new(&cpu.device, cpu.weights, f32_weight(&shape, &bytes), None).unwrap();
+            let packed =
+                Packed::new(&cpu.device, (cpu.weights, false), f32_weight(&shape, &bytes), None).unwrap();
             assert_eq!(packed.values, Values::Int8);
             check_rounding(&stored, &unpack(&cpu, &packed), size, &format!("{size:?} with {simd:?}"));
         }
@@ -128,7 +129,7 @@ fn every_precision_of_the_file_is_read() {
             for offset in [0, 1] {
                 let bytes = [&[0; 16][..offset], &bytes].concat();
                 let weight = Weight { dtype, shape: &shape, bytes: &bytes[offset..] };
-                let packed = Packed::new(&cpu.device, cpu.weights, weight, None).unwrap();
+                let packed = Packed::new(&cpu.device, (cpu.weights, false), weight, None).unwrap();
                 assert_eq!(packed.values, Values::Int8);
                 check_rounding(&stored, &unpack(&cpu, &packed), size, &format!("{dtype:?} with {simd:?}"));
             }
@@ -148,7 +149,7 @@ fn few_inputs_stay_as_stored() {
         let shape = [20, k];
         let bytes = weight_bytes(&shape, dtype, 1);
         let weight = Weight { dtype, shape: &shape, bytes: &bytes };
-        assert_eq!(Packed::new(&cpu.device, cpu.weights, weight, None).unwrap().values, values);
+        assert_eq!(Packed::new(&cpu.device, (cpu.weights, false), weight, None).unwrap().values, values);
         let stored = cpu.as_stored().prepare_linear(weight, None).unwrap();
         assert_eq!(stored.0.values, Values::Stored(dtype));
     }

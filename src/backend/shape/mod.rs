@@ -72,7 +72,7 @@ pub(crate) struct Block<'a> {
     pub(crate) upsample: Option<&'a Layer>,
     pub(crate) conv1: &'a Layer,
     pub(crate) conv2: &'a Layer,
-    pub(crate) shortcut: bool,
+    pub(crate) shortcut: Option<&'a Layer>,
 }
 
 /// What [`Model::small_block`] answers.
@@ -604,7 +604,7 @@ impl Backend for Shapes {
             upsample: upsample.map(|conv| &conv.layer),
             conv1: &block.conv1.layer,
             conv2: &block.conv2.layer,
-            shortcut: block.shortcut.is_some(),
+            shortcut: block.shortcut.map(|shortcut| &shortcut.layer),
         };
         let Some(small) = self.model.small_block(&sizes, self.available()) else {
             return whole_block(self, x, upsample, block);

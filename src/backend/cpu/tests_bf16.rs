@@ -1,0 +1,122 @@
+//! Products in bf16 against `f64` ones of values rounded here, on machines that have the instructions.
+#![allow(clippy::unwrap_used)]
+
+use super::pack::Values;
+use super::*;
+use crate::backend::cases::{random, weight_bytes};
+use crate::backend::reference::Reference;
+use crate::testing::relative_l2;
+
+/// A CPU for bf16, if this machine has one.
+fn cpu(threads: usize) -> Option<Cpu> {
+    Cpu::with_simd(threads, None, *Simd::available().last().unwrap()).unwrap().with_bf16()
+}
+
+fn round(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect()
+}
+
+/// A weight's bytes in a file, and as they are after rounding.
+fn weight(shape: &[usize], dtype: DType, seed: u64) -> (Vec<u8>, Vec<u8>) {
+    let stored = weight_bytes(shape, dtype, seed);
+    let mut values = vec![0.0; shape.iter().product()];
+    pack::widen(dtype, &stored, &mut values);
+    (stored, round(&values).iter().flat_map(|x| x.to_le_bytes()).collect())
+}
+
+#[test]
+fn products_are_close_to_f64() {
+    let sizes = [
+        (1, 1, 1),
+        (5, 321, 40),
+        (77, 640, 66),
+        (13, 770, 320),
+        (97, 3, 4),
+        (130, 40, 168),
+        (1, 257, 17),
+        (400, 31, 700),
+    ];
+    let b = Reference::default();
+    for ((tokens, k, n), dtype) in
+        sizes.into_iter().zip([DType::F16, DType::F32, DType::Bf16].into_iter().cycle())
+    {
+        let (stored, rounded) = weight(&[n, k], dtype, 1);
+        let bias = weight_bytes(&[n], DType::F32, 2);
+        let bias = Some(Weight { dtype: DType::F32, shape: &[n], bytes: &bias });
+        let x = random(3 * tokens * k, 3);
+        let run = |threads, images: Range<usize>| {
+            let cpu = cpu(threads)?;
+            let linear = cpu.prepare_linear(Weight { dtype, shape: &[n, k], bytes: &stored }, bias).unwrap();
+            assert_eq!(linear.0.values, Values::Pairs);
+            let shape = Shape::tokens(images.len(), tokens, k);
+            let x = cpu.upload(shape, &x[images.start * tokens * k..images.end * tokens * k]).unwrap();
+            let y = cpu.linear(&x, &linear, Epilogue::activation(Activation::Silu)).unwrap();
+            let gated = (n % 2 == 0).then(|| cpu.linear_geglu(&x, &linear).unwrap());
+            Some((y.values().to_vec(), gated.map(|y| y.values().to_vec())))
+        };
+        let Some((y, gated)) = run(1, 0..3) else { return };
+        let what = format!("{tokens}×{k}→{n} {dtype:?}");
+        assert!((y.clone(), gated.clone()) == run(3, 0..3).unwrap(), "{what}: threads change bits");
+        assert!(y[2 * tokens * n..] == run(1, 2..3).unwrap().0, "{what}: the batch changes bits");
+        let weight = Weight { dtype: DType::F32, shape: &[n, k], bytes: &rounded };
+        let linear = b.prepare_linear(weight, bias).unwrap();
+        let x = b.upload(Shape::tokens(3, tokens, k), &round(&x)).unwrap();
+        let expected = b.linear(&x, &linear, Epilogue::activation(Activation::Silu)).unwrap().values;
+        let error = relative_l2(&y, &expected);
+        assert!(error < 1.5e-6, "{what}: relative error {error:e}");
+        if let Some(gated) = gated {
+            let error = relative_l2(&gated, &b.linear_geglu(&x, &linear).unwrap().values);
+            assert!(error < 1.5e-6, "GEGLU {what}: relative error {error:e}");
+        }
+    }
+}
+
+#[test]
+fn convolutions_are_close_to_f64() {
+    let b = Reference::default();
+    let same = ConvGeometry::same(3);
+    for (h, w, k, n, kernel, geometry) in [
+        (9, 7, 40, 33, 1, ConvGeometry::same(1)),
+        (8, 6, 321, 64, 1, ConvGeometry::same(1)),
+        (9, 8, 17, 20, 3, ConvGeometry { stride: 2, ..same }),
+        (8, 8, 130, 40, 3, ConvGeometry { stride: 2, padding: [0, 0, 1, 1], ..same }),
+        (5, 5, 300, 8, 5, ConvGeometry::same(5)),
+    ] {
+        let shape = [n, k, kernel, kernel];
+        let (stored, rounded) = weight(&shape, DType::F16, 1);
+        let pixels = Shape::image(2, h, w, k);
+        let x = random(pixels.len(), 3);
+        let Some(cpu) = cpu(2) else { return };
+        let weight = Weight { dtype: DType::F16, shape: &shape, bytes: &stored };
+        let conv = cpu.prepare_conv2d(weight, None, geometry).unwrap();
+        assert_eq!(conv.packed.values, Values::Pairs);
+        let y = cpu.conv2d(&cpu.upload(pixels, &x).unwrap(), &conv, Epilogue::default()).unwrap();
+        let weight = Weight { dtype: DType::F32, shape: &shape, bytes: &rounded };
+        let conv = b.prepare_conv2d(weight, None, geometry).unwrap();
+        let expected = b.conv2d(&b.upload(pixels, &round(&x)).unwrap(), &conv, Epilogue::default()).unwrap();
+        let error = relative_l2(y.values(), &expected.values);
+        assert!(error < 1.5e-6, "{h}×{w} {k}→{n}, {kernel}×{kernel}: relative error {error:e}");
+    }
+}
+
+/// Winograd's algorithms would lose more than bf16 wins.
+#[test]
+fn what_has_fast_algorithms_stays_as_stored() {
+    let Some(cpu) = cpu(2) else { return };
+    let shape = [8, 16, 3, 3];
+    let bytes = weight_bytes(&shape, DType::F16, 1);
+    let weight = Weight { dtype: DType::F16, shape: &shape, bytes: &bytes };
+    let conv = cpu.prepare_conv2d(weight, None, ConvGeometry::same(3)).unwrap();
+    assert_eq!(conv.packed.values, Values::Stored(DType::F16));
+    let int8 = cpu.with_weights(WeightFormat::Int8);
+    let bytes = weight_bytes(&[8, 64], DType::F16, 1);
+    let weight = Weight { dtype: DType::F16, shape: &[8, 64], bytes: &bytes };
+    assert_eq!(int8.prepare_linear(weight, None).unwrap().0.values, Values::Int8);
+}
+
+#[test]
+fn an_instruction_set_without_bf16_has_none() {
+    for simd in Simd::available().into_iter().filter(|simd| simd.name() != "AVX-512") {
+        assert!(Cpu::with_simd(1, None, simd).unwrap().with_bf16().is_none(), "{simd:?}");
+    }
+}
