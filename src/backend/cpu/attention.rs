@@ -5,8 +5,9 @@
 //! keys first, then channels. So no size of a head leaves a part of a register empty, the softmax never adds up a
 //! register, and keys and values stay rows of channels; only queries are turned, and results turned back.
 
+use super::attention_bf16;
 use super::attention_kernel::{Parts, Scores, Softmax, Weigh};
-use super::kernel::Kernels;
+use super::kernel::{Kernels, PairKernels};
 use super::pack::Target;
 use super::pool::Block;
 use super::transpose::{gather, scatter};
@@ -31,16 +32,16 @@ const TASK: usize = 1024;
 
 /// Sizes that every part of the computation needs.
 pub(super) struct Sizes {
-    heads: usize,
+    pub(super) heads: usize,
     /// Channels of a head.
-    d: usize,
+    pub(super) d: usize,
     queries: usize,
-    keys: usize,
+    pub(super) keys: usize,
     causal: bool,
     /// Columns of the micro-kernel: queries in a panel.
     nr: usize,
     /// Keys in a tile.
-    tile: usize,
+    pub(super) tile: usize,
     /// Panels of queries in a task.
     panels: usize,
     /// Heads in a task.
@@ -48,6 +49,8 @@ pub(super) struct Sizes {
     /// From one key to the next, and from one value, where each head has a copy of its own: an odd number of cache lines.
     /// Where they lie, heads side by side, the steps are often such that rows share few places in the L1 cache.
     copied: Option<usize>,
+    /// Whether the copies, and what they are multiplied by, are bf16: see [`attention_bf16`].
+    bf16: bool,
 }
 
 impl Sizes {
@@ -60,6 +63,7 @@ impl Sizes {
         keys: usize,
         heads: usize,
         causal: bool,
+        bf16: bool,
     ) -> Self {
         let (d, nr) = (q.c / heads, kernels.nr);
         let all_panels = q.n * heads * q.pixels().div_ceil(nr);
@@ -70,13 +74,21 @@ impl Sizes {
         // Equal tiles: a short last one would rescale for little.
         let tile = keys.div_ceil(keys.div_ceil(KEYS).max(1));
         let copies = long && q.pixels() >= COPY.0 && d <= COPY.1;
-        let copied = copies.then_some((d.div_ceil(LINE) | 1) * LINE);
-        Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, copied }
+        let bf16 = bf16 && copies && !causal;
+        let step = if bf16 { d.div_ceil(2) } else { d };
+        let copied = copies.then_some((step.div_ceil(LINE) | 1) * LINE);
+        Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, copied, bf16 }
+    }
+
+    /// Values, or pairs of them, of the copies of a head's keys and of its values.
+    fn copy_len(&self) -> Option<[usize; 2]> {
+        let keys = self.keys * self.copied?;
+        Some([keys, if self.bf16 { attention_bf16::values_len(self) } else { keys }])
     }
 
     /// Bytes of the copies of `n` images' keys, and of their values.
-    pub(super) fn copy_bytes(&self, n: usize) -> Option<usize> {
-        self.copied.map(|step| n * self.heads * self.keys * step * size_of::<f32>())
+    pub(super) fn copy_bytes(&self, n: usize) -> Option<[usize; 2]> {
+        self.copy_len().map(|lengths| lengths.map(|len| n * self.heads * len * size_of::<f32>()))
     }
 
     /// Floats of a panel: queries, sums, maxima, and totals.
@@ -108,9 +120,21 @@ pub(super) fn attention(
     if !shapes_fit {
         bail!(Internal, "attention: {heads} heads of {}, {} and {}", q.shape, k.shape, v.shape);
     }
-    let sizes = Sizes::new(cpu.device.kernels, cpu.concurrency(), q.shape, k.shape.pixels(), heads, causal);
+    let kernels = cpu.device.kernels;
+    let sizes = Sizes::new(kernels, cpu.concurrency(), q.shape, k.shape.pixels(), heads, causal, cpu.bf16);
     let mut out = cpu.tensor(q.shape, "attention")?;
-    let [k, v] = [&copied(cpu, &sizes, k)?, &copied(cpu, &sizes, v)?];
+    let pairs = kernels.pairs.filter(|_| sizes.bf16);
+    let [k, v] = match (sizes.copied.zip(sizes.copy_bytes(k.shape.n)), pairs) {
+        (Some((step, [keys, values])), Some(pairs)) => [
+            Rows::Copied(attention_bf16::copy_keys(cpu, &sizes, pairs, k, step, keys)?),
+            Rows::Copied(attention_bf16::copy_values(cpu, &sizes, pairs, v, values)?),
+        ],
+        (Some((step, [keys, values])), None) => [
+            Rows::Copied(copy(cpu, &sizes, k, step, keys)?),
+            Rows::Copied(copy(cpu, &sizes, v, step, values)?),
+        ],
+        (None, _) => [Rows::There(k.values()), Rows::There(v.values())],
+    };
     let block = sizes.panels * sizes.nr;
     let blocks = sizes.queries.div_ceil(block);
     let groups = heads.div_ceil(sizes.group);
@@ -126,11 +150,12 @@ pub(super) fn attention(
             let image = group / groups;
             let head = Head {
                 sizes: &sizes,
-                kernels: cpu.device.kernels,
+                kernels,
+                pairs,
                 parts: Parts::new(cpu.device.simd),
                 q: &q.values()[token(&sizes, image, sizes.queries, index)..],
-                k: k.head(&sizes, image, index),
-                v: v.head(&sizes, image, index),
+                k: k.head(&sizes, image, index, 0),
+                v: v.head(&sizes, image, index, 1),
                 step: sizes.copied.unwrap_or(channels),
             };
             let last = sizes.queries.min(first + block);
@@ -145,7 +170,7 @@ pub(super) fn attention(
 }
 
 /// Where a head's channels begin in an image of `tokens` tokens.
-fn token(sizes: &Sizes, image: usize, tokens: usize, head: usize) -> usize {
+pub(super) fn token(sizes: &Sizes, image: usize, tokens: usize, head: usize) -> usize {
     (image * tokens * sizes.heads + head) * sizes.d
 }
 
@@ -156,11 +181,11 @@ enum Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// A head's rows, from the first on.
-    fn head(&self, sizes: &Sizes, image: usize, head: usize) -> &[f32] {
-        match (self, sizes.copied) {
-            (Rows::Copied(block), Some(step)) => {
-                let len = sizes.keys * step;
+    /// A head's rows, from the first on; `which` is 0 for keys, 1 for values.
+    fn head(&self, sizes: &Sizes, image: usize, head: usize, which: usize) -> &[f32] {
+        match (self, sizes.copy_len()) {
+            (Rows::Copied(block), Some(lengths)) => {
+                let len = lengths[which];
                 let index = image * sizes.heads + head;
                 &block.f32((index + 1) * len)[index * len..]
             }
@@ -170,11 +195,8 @@ impl Rows<'_> {
     }
 }
 
-/// Keys or values as `sizes` wants them.
-fn copied<'a>(cpu: &Cpu, sizes: &Sizes, from: &'a CpuTensor) -> Result<Rows<'a>> {
-    let (Some(step), Some(bytes)) = (sizes.copied, sizes.copy_bytes(from.shape.n)) else {
-        return Ok(Rows::There(from.values()));
-    };
+/// Keys or values, a row `step` from the next.
+fn copy(cpu: &Cpu, sizes: &Sizes, from: &CpuTensor, step: usize, bytes: usize) -> Result<Block> {
     let mut block = cpu.pool.take(bytes, "attention")?;
     let target = Target(block.as_mut_ptr().cast::<f32>());
     let (tiles, channels) = (sizes.keys.div_ceil(sizes.tile), from.shape.c);
@@ -187,13 +209,15 @@ fn copied<'a>(cpu: &Cpu, sizes: &Sizes, from: &'a CpuTensor) -> Result<Rows<'a>>
             to.copy_from_slice(&rows[key * channels..][..sizes.d]);
         }
     })?;
-    Ok(Rows::Copied(block))
+    Ok(block)
 }
 
 /// A head of an image.
 struct Head<'a> {
     sizes: &'a Sizes,
     kernels: &'a Kernels,
+    /// Those to multiply with, if keys and values are copied as bf16.
+    pairs: Option<&'a PairKernels>,
     parts: &'static Parts,
     /// From this head's first value on: a row for each token.
     q: &'a [f32],
@@ -219,7 +243,7 @@ struct Panel<'a> {
 }
 
 /// Cuts `len` into parts of at most `most`, as equal as can be.
-fn for_each_part(len: usize, most: usize, mut body: impl FnMut(usize, usize)) {
+pub(super) fn for_each_part(len: usize, most: usize, mut body: impl FnMut(usize, usize)) {
     let count = len.div_ceil(most);
     let (size, larger) = (len / count, len % count);
     let mut start = 0;
@@ -256,6 +280,9 @@ impl Head<'_> {
             let panel = self.panel(first, last, room);
             let rows = &self.q[first * step..];
             gather(rows, step, panel.count, scale, panel.width, panel.queries);
+            if let Some(pairs) = self.pairs {
+                attention_bf16::pair_rows(pairs, panel.queries, panel.width);
+            }
             // Not -∞, from which a score of -∞ differs by NaN.
             panel.maxima.fill(f32::MIN);
             panel.totals.fill(0.0);
@@ -291,6 +318,43 @@ impl Head<'_> {
     fn visit(&self, panel: Panel<'_>, start: usize, keys: usize, scores: &mut [f32], fades: &mut [f32]) {
         let sizes = self.sizes;
         let Panel { first, width, .. } = panel;
+        let half = width < sizes.nr;
+        match self.pairs {
+            Some(pairs) => {
+                let keys = &self.k[start * self.step..][..keys * self.step];
+                let scores = &mut scores[..keys.len() / self.step * width];
+                attention_bf16::score(self.kernels, pairs, (keys, self.step), (panel.queries, width), scores);
+            }
+            None => self.score(&panel, start, keys, scores),
+        }
+        if sizes.causal {
+            for key in first.max(start)..start + keys {
+                scores[(key - start) * width..][..key - first].fill(f32::NEG_INFINITY);
+            }
+        }
+        let arguments = Softmax {
+            scores: scores[..keys * width].as_mut_ptr(),
+            keys,
+            maxima: panel.maxima.as_mut_ptr(),
+            totals: panel.totals.as_mut_ptr(),
+            fades: fades.as_mut_ptr(),
+        };
+        // SAFETY: there is a row of scores for each key, and the others have `nr` values, not less than `width`.
+        unsafe { self.parts.softmax(half)(&arguments) };
+        match self.pairs {
+            Some(pairs) => {
+                let fades = (start > 0).then_some(&fades[..width]);
+                let values = attention_bf16::tile(sizes, self.v, start);
+                let weights = &mut scores[..keys * width];
+                attention_bf16::weigh(self.kernels, pairs, values, (weights, width), fades, panel.sums);
+            }
+            None => self.weigh(panel, start, keys, scores, fades),
+        }
+    }
+
+    /// The scores of a panel with the tile of `keys` keys from `start`.
+    fn score(&self, panel: &Panel<'_>, start: usize, keys: usize, scores: &mut [f32]) {
+        let (sizes, width) = (self.sizes, panel.width);
         let (mr, step, half) = (self.kernels.mr, self.step, width < sizes.nr);
         let tile = start * step;
         for_each_part(sizes.d, PANEL / width, |channel, channels| {
@@ -309,32 +373,24 @@ impl Head<'_> {
                 unsafe { self.parts.scores(half, count)(&arguments) };
             });
         });
-        if sizes.causal {
-            for key in first.max(start)..start + keys {
-                scores[(key - start) * width..][..key - first].fill(f32::NEG_INFINITY);
-            }
-        }
-        let arguments = Softmax {
-            scores: scores[..keys * width].as_mut_ptr(),
-            keys,
-            maxima: panel.maxima.as_mut_ptr(),
-            totals: panel.totals.as_mut_ptr(),
-            fades: fades.as_mut_ptr(),
-        };
-        // SAFETY: there is a row of scores for each key, and the others have `nr` values, not less than `width`.
-        unsafe { self.parts.softmax(half)(&arguments) };
+    }
+
+    /// Adds up the tile's values, by the weights that its scores became.
+    fn weigh(&self, panel: Panel<'_>, start: usize, keys: usize, weights: &[f32], fades: &[f32]) {
+        let (sizes, width) = (self.sizes, panel.width);
+        let (mr, step, half) = (self.kernels.mr, self.step, width < sizes.nr);
         for_each_part(sizes.d, mr, |channel, count| {
-            let values = &self.v[tile + channel..][..(keys - 1) * step + count];
+            let values = &self.v[start * step + channel..][..(keys - 1) * step + count];
             let arguments = Weigh {
                 values: values.as_ptr(),
                 step,
                 keys,
-                weights: scores.as_ptr(),
+                weights: weights[..keys * width].as_ptr(),
                 sums: panel.sums[channel * width..][..count * width].as_mut_ptr(),
                 fades: fades.as_ptr(),
                 first: start == 0,
             };
-            // SAFETY: as above.
+            // SAFETY: the slices are what the arguments say.
             unsafe { self.parts.weigh(half, count)(&arguments) };
         });
     }

@@ -90,6 +90,11 @@ pub(super) struct PairKernels {
     /// # Safety
     /// There are so many values to read and half as many pairs, rounded up, to write.
     pub(super) narrow: unsafe fn(*const f32, *mut u32, usize),
+    /// The same for pairs of a value of the first row and one of the second.
+    ///
+    /// # Safety
+    /// Each has so many values, and there is room for as many pairs, which may begin where the first row does.
+    pub(super) pair_rows: unsafe fn(*const f32, *const f32, *mut u32, usize),
 }
 
 /// Multiplies rows of integers by the scales of their columns: scales, integers, where to, how many rows.

@@ -6,7 +6,7 @@ use super::kernel::{PairKernels, PairTile, for_each_row};
 
 /// Whether this machine has the instructions. It then has AVX-512 F as well.
 pub(super) fn available() -> bool {
-    is_x86_feature_detected!("avx512bf16")
+    is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
 }
 
 /// `MR` rows by `NV` vectors. Each sum is taken in the order of `k`, whatever the tile's height.
@@ -68,6 +68,29 @@ unsafe fn narrow(from: *const f32, to: *mut u32, len: usize) {
     }
 }
 
+/// # Safety
+/// See [`PairKernels::pair_rows`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pair_rows(first: *const f32, second: *const f32, to: *mut u32, len: usize) {
+    let whole = len & !15;
+    // Value `i` of the first, value `i` of the second: they come as 16 of the one and 16 of the other.
+    let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
+    // SAFETY: the caller gives `len` values of each, and room for as many pairs.
+    unsafe {
+        let order = _mm512_loadu_si512(order.as_ptr().cast());
+        for i in (0..whole).step_by(16) {
+            let low = _mm512_loadu_ps(first.wrapping_add(i));
+            let high = _mm512_loadu_ps(second.wrapping_add(i));
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(to.wrapping_add(i).cast(), _mm512_permutexvar_epi16(order, both));
+        }
+        for i in whole..len {
+            let bits = |value: f32| u32::from(half::bf16::from_f32(value).to_bits());
+            *to.wrapping_add(i) = bits(*first.wrapping_add(i)) | bits(*second.wrapping_add(i)) << 16;
+        }
+    }
+}
+
 pub(super) static PAIRS: PairKernels = PairKernels {
     full: &[
         tile::<1, 2>,
@@ -98,4 +121,5 @@ pub(super) static PAIRS: PairKernels = PairKernels {
         tile::<12, 1>,
     ],
     narrow,
+    pair_rows,
 };

@@ -4,6 +4,7 @@
 //! tasks cut the output, never a sum. Different instruction sets may differ in the last bits.
 
 mod attention;
+mod attention_bf16;
 mod attention_kernel;
 mod conv;
 mod elementwise;

@@ -326,8 +326,8 @@ impl Model for Sizes {
     }
 
     fn attention(&self, q: Shape, keys: usize, heads: usize) -> Vec<usize> {
-        let sizes = attention::Sizes::new(self.kernels, self.threads, q, keys, heads, false);
-        let copies = sizes.copy_bytes(q.n).map_or(vec![], |bytes| vec![bytes; 2]);
+        let sizes = attention::Sizes::new(self.kernels, self.threads, q, keys, heads, false, self.bf16);
+        let copies = sizes.copy_bytes(q.n).map_or(vec![], |bytes| bytes.to_vec());
         [copies, vec![self.scratch(sizes.floats())]].concat()
     }
 

@@ -3,7 +3,7 @@
 
 use super::pack::Values;
 use super::*;
-use crate::backend::cases::{random, weight_bytes};
+use crate::backend::cases::{Case, random, run, weight_bytes};
 use crate::backend::reference::Reference;
 use crate::testing::relative_l2;
 
@@ -96,6 +96,48 @@ fn convolutions_are_close_to_f64() {
         let expected = b.conv2d(&b.upload(pixels, &round(&x)).unwrap(), &conv, Epilogue::default()).unwrap();
         let error = relative_l2(y.values(), &expected.values);
         assert!(error < 1.5e-6, "{h}×{w} {k}→{n}, {kernel}×{kernel}: relative error {error:e}");
+    }
+}
+
+/// Queries, keys and heads that are copied, several tiles, odd numbers of keys and channels.
+const ATTENTION: [(usize, usize, usize, usize); 4] =
+    [(2050, 515, 2, 11), (2048, 640, 1, 40), (2100, 513, 1, 64), (2048, 512, 3, 1)];
+
+#[test]
+fn attention_loses_no_more_than_bf16_does() {
+    for (queries, keys, heads, d) in ATTENTION {
+        let case = Case::Attention { queries, keys, heads, d, causal: false };
+        let Some(one) = cpu(1) else { return };
+        let y = run(&one, case, 0..2).unwrap();
+        assert!(y == run(&cpu(3).unwrap(), case, 0..2).unwrap(), "{case:?}: threads change bits");
+        assert!(y[y.len() / 2..] == run(&one, case, 1..2).unwrap(), "{case:?}: the batch changes bits");
+        let expected = run(&Reference::default(), case, 0..2).unwrap();
+        let error = relative_l2(&y, &expected);
+        assert!(1e-4 < error && error < 1e-2, "{case:?}: relative error {error:e}");
+    }
+}
+
+/// Where a query sees one key alone, it gets that key's value, rounded: whatever is wrong with an order shows.
+#[test]
+fn attention_to_one_key_is_its_value() {
+    for (queries, keys, heads, d) in ATTENTION {
+        let Some(cpu) = cpu(2) else { return };
+        let channels = heads * d;
+        let (shape, of) = (Shape::tokens(1, queries, channels), Shape::tokens(1, keys, channels));
+        // The first channel of each head marks one key.
+        let chosen = keys - 2;
+        let fill = |rows: usize, value: &dyn Fn(usize) -> f32| -> Vec<f32> {
+            (0..rows * channels).map(|i| if i % d == 0 { value(i / channels) } else { 0.0 }).collect()
+        };
+        let q = cpu.upload(shape, &fill(queries, &|_| 1000.0)).unwrap();
+        let k = cpu.upload(of, &fill(keys, &|key| if key == chosen { 100.0 } else { -100.0 })).unwrap();
+        let values = random(keys * channels, 5);
+        let y = cpu.attention(&q, &k, &cpu.upload(of, &values).unwrap(), heads, false).unwrap();
+        let expected = round(&values[chosen * channels..][..channels]);
+        assert!(
+            y.values().chunks_exact(channels).all(|row| row == expected),
+            "{queries}, {keys}, {heads}, {d}"
+        );
     }
 }
 
