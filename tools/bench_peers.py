@@ -8,8 +8,8 @@ pinned peers (7 GB, PyPI), stable-diffusion.cpp built from source, a full-size m
 paired with libdiffusion and takes turns with it, round by round, on the same processors; ratios are of the rounds' times.
 Both keep their models loaded, but for stable-diffusion.cpp, whose every round is a run of its command line. A stage's
 share of the peak is the definition's operations over what the machine's multiply-adds in registers reach, measured
-before and after every pair. The arithmetic is f32 for everybody but the rows that say bf16 (and the products of
-stable-diffusion.cpp with f16 weights, which it computes in f16).
+before and after every pair. The arithmetic is f32 for everybody but the rows that say bf16, which are paired with
+libdiffusion in bf16 (and the products of stable-diffusion.cpp with f16 weights, which it computes in f16).
 
 The set small is Stable Diffusion 1.5 and takes about half an hour on two processors, large is SDXL's U-Net and takes
 longer. `--isa avx2` keeps everybody to AVX2, where a library can be told (the note under the table says where not).
@@ -65,7 +65,17 @@ PEERS = {
     "sdcpp-f32": Peer("stable-diffusion.cpp, f32", {"sd15": 4, "sdxl": 12}, ["--type", "f32", "--diffusion-fa"]),
 }
 OURS = "libdiffusion"
+OURS_BF16 = "libdiffusion, bf16"
 OUR_MEMORY = {"sd15": 4, "sdxl": 8}
+
+
+def ours(row):
+    """The row of libdiffusion in a peer's precision, which the peer is paired with."""
+    return OURS_BF16 if row.endswith("bf16") else OURS
+
+
+def name(row):
+    return PEERS[row].name if row in PEERS else row
 
 
 class Bench:
@@ -86,10 +96,11 @@ class Bench:
         log = set_up.logs / f"{row}-{size}.log"
         model = set_up.model(self.family)
         threads, python, parts = str(self.args.threads), str(set_up.python), ",".join(stages)
-        need_memory(OUR_MEMORY[self.family] if row == OURS else PEERS[row].memory[self.family], row)
-        if row == OURS:
-            worker = Worker([sys.executable, str(HERE / "libdiffusion.py"), str(self.library), str(model), threads, str(size),
-                             parts], self.environment, log)
+        precision = "bf16" if row.endswith("bf16") else "f32"
+        need_memory(PEERS[row].memory[self.family] if row in PEERS else OUR_MEMORY[self.family], row)
+        if row not in PEERS:
+            worker = Worker([sys.executable, str(HERE / "libdiffusion.py"), str(self.library), str(model), precision, threads,
+                             str(size), parts], self.environment, log)
             if self.args.isa == "avx2" and "AVX2" not in worker.facts["about"]:
                 raise Failed(f"libdiffusion computes with {worker.facts['about']} and does not hear LIBDIFFUSION_CPU")
             return worker
@@ -98,7 +109,6 @@ class Bench:
                           self.environment | KEEP_MEMORY | {"OMP_PROC_BIND": "close"}, log)
         if row.startswith("openvino"):
             folder = set_up.openvino(self.family, ["text", "step", "decode"] if self.family == "sd15" else ["step"])
-            precision = "bf16" if row.endswith("bf16") else "f32"
             return Worker([python, str(HERE / "openvino_peer.py"), "run", str(model), str(folder), precision, threads,
                            str(size), parts], self.environment, log)
         return Sdcpp(set_up.sdcpp("avx2" if self.args.isa else "native"), model, threads, size, stages,
@@ -117,30 +127,28 @@ class Bench:
 
     def pair(self, row, size):
         """Rounds of libdiffusion and of a peer in turn."""
-        both = {}
+        both, us = {}, ours(row)
         try:
-            for name in (OURS, row):
-                both[name] = self.start(name, size)
+            for one in (us, row):
+                both[one] = self.start(one, size)
             command_line = isinstance(both[row], Sdcpp)
-            warm_up = [OURS] if command_line else [OURS, row]
-            for name in warm_up:
-                both[name].round()
+            for one in [us] if command_line else [us, row]:
+                both[one].round()
             self.measure_peak()
-            rounds = {name: [] for name in both}
+            rounds = {one: [] for one in both}
             for index in range(min(self.args.rounds, 3) if command_line else self.args.rounds):
-                for name in (OURS, row) if index % 2 == 0 else (row, OURS):
-                    rounds[name].append(both[name].round())
+                for one in (us, row) if index % 2 == 0 else (row, us):
+                    rounds[one].append(both[one].round())
             self.measure_peak()
         finally:
             for worker in both.values():
                 worker.close()
-        for name in both:
-            self.facts.setdefault(name, []).append(both[name].facts)
+        for one in both:
+            self.facts.setdefault(one, []).append(both[one].facts)
         self.rounds[row, size] = rounds
         for stage in self.sizes[size]:
-            ours, theirs = ([r["seconds"][stage] for r in rounds[name]] for name in (OURS, row))
-            say(f"{PEERS[row].name}, {size}x{size}, {stage}: {statistics.median(theirs):.3f} s, libdiffusion "
-                f"{statistics.median(ours):.3f} s")
+            our_time, their_time = (statistics.median(r["seconds"][stage] for r in rounds[one]) for one in (us, row))
+            say(f"{name(row)}, {size}x{size}, {stage}: {their_time:.3f} s, libdiffusion {our_time:.3f} s")
 
     def prepare(self):
         """Whatever is needed; a peer that cannot be had fails alone."""
@@ -181,7 +189,7 @@ class Bench:
 
     def of(self, row, size, what):
         """What `what` finds in each of the row's rounds at a size; libdiffusion's are those next to all peers."""
-        pairs = [rounds for (peer, at), rounds in self.rounds.items() if at == size and row in (OURS, peer)]
+        pairs = [rounds for (_, at), rounds in self.rounds.items() if at == size and row in rounds]
         return [what(one) for rounds in pairs for one in rounds[row]]
 
     def tables(self):
@@ -190,14 +198,15 @@ class Bench:
         titles = [f"{TITLES[stage]}" + ("" if stage == "text" else f" {size}×{size}") for stage, size in columns]
         peak = statistics.median(self.peaks)
         first = next(iter(self.sizes))
-        rows = [OURS, *(row for row in self.args.peers if row not in self.failures)]
+        peers = [row for row in self.args.peers if row not in self.failures]
+        rows = [*dict.fromkeys(sorted(map(ours, peers))), *peers]
         print(f"{self.args.threads} threads, {self.family}, {datetime.date.today()}; peak of multiply-adds "
               f"{peak:.0f} GFLOP/s ({min(self.peaks):.0f}-{max(self.peaks):.0f})"
               + (", everybody kept to AVX2" if self.args.isa else "") + "\n")
         header = ["", *titles] + (["load", "peak memory"] if self.family == "sd15" else [])
         print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
         for row in rows:
-            cells = [OURS if row == OURS else PEERS[row].name]
+            cells = [name(row)]
             for stage, size in columns:
                 times = self.of(row, size, lambda one: one["seconds"][stage])
                 seconds = statistics.median(times) if times else None
@@ -210,14 +219,14 @@ class Bench:
             print("| " + " | ".join(cells) + " |")
         for row, why in self.failures.items():
             print(f"| {PEERS[row].name} | " + " | ".join([why, *[""] * (len(header) - 2)]) + " |")
-        print("\nTimes that of libdiffusion, medians of the rounds (min-max):\n")
+        print("\nTimes that of libdiffusion in the same precision, medians of the rounds (min-max):\n")
         print("| " + " | ".join(["", *titles]) + " |\n|" + "---|" * (1 + len(columns)))
-        for row in rows[1:]:
-            cells = [PEERS[row].name]
+        for row in peers:
+            cells = [name(row)]
             for stage, size in columns:
                 rounds = self.rounds.get((row, size))
-                ratios = [theirs["seconds"][stage] / ours["seconds"][stage]
-                          for theirs, ours in zip(rounds[row], rounds[OURS])] if rounds else []
+                ratios = [theirs["seconds"][stage] / us["seconds"][stage]
+                          for theirs, us in zip(rounds[row], rounds[ours(row)])] if rounds else []
                 cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if ratios else "")
             print("| " + " | ".join(cells) + " |")
         self.notes(rows)
@@ -227,9 +236,8 @@ class Bench:
         for row in rows:
             about = self.facts[row][0]["about"]
             least = min(b for size in self.sizes for b in self.of(row, size, lambda one: one["busy"]) or [1e9])
-            name = OURS if row == OURS else PEERS[row].name
             short = "; PROCESSORS WERE MISSING, repeat the run" if least < 0.75 * self.args.threads else ""
-            print(f"{name}: {about}; at least {least:.2f} processors busy in a round{short}. ", end="")
+            print(f"{name(row)}: {about}; at least {least:.2f} processors busy in a round{short}. ", end="")
         print(f"stable-diffusion.cpp is {SDCPP_VERSION}, built with GGML_LLAMAFILE=ON.")
 
     def picture(self):
@@ -243,15 +251,15 @@ class Bench:
             "diffusers": ([str(set_up.python), str(HERE / "diffusers_picture.py"), str(model), threads,
                            str(set_up.logs / "theirs.png")], self.environment | KEEP_MEMORY | {"OMP_PROC_BIND": "close"})}
         for index in range(self.args.rounds + 1):
-            for name, (command, environment) in commands.items():
-                _, seconds, _, _ = run(command, environment, set_up.logs / f"picture-{name}.log")
+            for program, (command, environment) in commands.items():
+                _, seconds, _, _ = run(command, environment, set_up.logs / f"picture-{program}.log")
                 # The first fills the page cache.
                 if index > 0:
-                    times[name].append(seconds)
-        ours, theirs = (statistics.median(times[name]) for name in commands)
+                    times[program].append(seconds)
+        our_time, their_time = (statistics.median(times[program]) for program in commands)
         ratios = [b / a for a, b in zip(*times.values())]
-        print(f"\nThe default model's picture of 20 guided steps, process against process: libdiffusion {ours:.2f} s, "
-              f"diffusers {theirs:.2f} s, {statistics.median(ratios):.0f} times that "
+        print(f"\nThe default model's picture of 20 guided steps, process against process: libdiffusion {our_time:.2f} s, "
+              f"diffusers {their_time:.2f} s, {statistics.median(ratios):.0f} times that "
               f"({min(ratios):.0f}-{max(ratios):.0f}).")
 
 

@@ -1,6 +1,6 @@
 """libdiffusion through its C API, by ctypes: what bench_peers.py and gpu_compare.py share, and bench_peers.py's worker.
 
-    libdiffusion.py LIBRARY MODEL THREADS SIZE STAGES
+    libdiffusion.py LIBRARY MODEL PRECISION THREADS SIZE STAGES        PRECISION is f32 or bf16
 """
 import ctypes
 import sys
@@ -8,6 +8,7 @@ import sys
 from worker import read_ahead, serve
 
 CPU = 1
+PRECISIONS = {"bf16": 2, "f32": 3}
 
 
 class EngineDesc(ctypes.Structure):
@@ -42,12 +43,13 @@ class Result(ctypes.Structure):
 class Libdiffusion:
     """An engine on the CPU, a model and a session. Its jobs are one guided step: text, step, decode."""
 
-    def __init__(self, library, model, threads, size, decode):
+    def __init__(self, library, model, precision, threads, size, decode):
         self.lib = lib = ctypes.CDLL(library)
         lib.diffusion_error_message.restype = ctypes.c_char_p
         lib.diffusion_error_message.argtypes = [ctypes.c_void_p]
         engine, self.model, self.session = (ctypes.c_void_p() for _ in range(3))
-        desc = EngineDesc(struct_size=ctypes.sizeof(EngineDesc), device=CPU, threads=threads)
+        desc = EngineDesc(struct_size=ctypes.sizeof(EngineDesc), device=CPU, threads=threads,
+                          precision=PRECISIONS[precision])
         self.call("diffusion_engine_new", ctypes.byref(desc), ctypes.byref(engine))
         info = EngineInfo(ctypes.sizeof(EngineInfo))
         self.call("diffusion_engine_get_info", engine, ctypes.byref(info))
@@ -82,11 +84,11 @@ class Libdiffusion:
 
 
 def main():
-    library, model, threads, size, stages = sys.argv[1:]
+    library, model, precision, threads, size, stages = sys.argv[1:]
     read_ahead(model)
 
     def load():
-        loaded = Libdiffusion(library, model, int(threads), int(size), "decode" in stages.split(","))
+        loaded = Libdiffusion(library, model, precision, int(threads), int(size), "decode" in stages.split(","))
         return {"about": loaded.device_name}, loaded.round
 
     serve(load)
