@@ -23,6 +23,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,6 +139,8 @@ class Bench:
             rounds = {one: [] for one in both}
             for index in range(min(self.args.rounds, 3) if command_line else self.args.rounds):
                 for one in (us, row) if index % 2 == 0 else (row, us):
+                    # Threads of the other may go on waiting actively for a while.
+                    time.sleep(1)
                     rounds[one].append(both[one].round())
             self.measure_peak()
         finally:
