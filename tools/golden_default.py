@@ -16,7 +16,7 @@ COLOURS = {"red": (230, 40, 50), "orange": (250, 140, 30), "yellow": (250, 210, 
 BACKGROUNDS = {"white": (255, 255, 255), "black": (20, 20, 24), "blue": (160, 210, 250), "green": (180, 240, 210),
                "pink": (255, 190, 215), "yellow": (255, 225, 110)}
 
-PICTURES = [("blue", "cat", "yellow"), ("red", "apple", "black"), ("green", "car", "white"), ("yellow", "star", "blue"),
+PICTURES = [("blue", "cat", "yellow"), ("red", "apple", "black"), ("green", "tulip", "white"), ("yellow", "star", "blue"),
             ("teal", "whale", "white"), ("red", "heart", "yellow"), ("purple", "umbrella", "pink"),
             ("green", "tree", "blue"), ("orange", "pumpkin", "green"), ("blue", "balloon", "pink"),
             ("purple", "star", "green"), ("blue", "heart", "white")]

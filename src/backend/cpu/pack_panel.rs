@@ -77,7 +77,7 @@ fn pair_up_body<const FMA: bool>(first: &[f32], second: &[f32], to: &mut [u8]) {
     /// To the nearest, ties to even: of finite weights.
     fn rounded(value: f32) -> u32 {
         let bits = value.to_bits();
-        bits + 0x7fff + (bits >> 16 & 1)
+        bits.wrapping_add(0x7fff + (bits >> 16 & 1))
     }
     for ((to, first), second) in to.as_chunks_mut().0.iter_mut().zip(first).zip(second) {
         *to = (rounded(*first) >> 16 | rounded(*second) & 0xffff_0000).to_le_bytes();
