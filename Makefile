@@ -27,8 +27,8 @@ help:
 
 ## demo: build everything needed, turn a prompt into demo.png, and say how long each stage took
 demo: lib build/bin/02_txt2img
-	@echo "== generating \"a blue cat on a yellow background\" with models/emoji-64"
-	@build/bin/02_txt2img --model models/emoji-64 --prompt "a blue cat on a yellow background" \
+	@echo "== generating \"a rocket on a dark blue background\" with models/emoji-64"
+	@build/bin/02_txt2img --model models/emoji-64 --prompt "a rocket on a dark blue background" \
 	    --guidance 2.5 --steps 20 --seed 1 -o demo.png
 	@echo "== done: the picture is $(CURDIR)/demo.png"
 
