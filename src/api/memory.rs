@@ -175,6 +175,25 @@ mod tests {
         compare(&Engine::new(strict).unwrap(), &folder("models/emoji-64"), &QUERIES[0]);
     }
 
+    /// To the byte; the decoder's attention at 256×256 is long enough for bf16 too. Only where the processor has it.
+    #[test]
+    fn predictions_in_bf16_are_what_the_engine_takes() {
+        let large = MemoryQuery { width: 256, height: 256, ..QUERIES[0] };
+        for (name, query) in [
+            ("models/emoji-64", &QUERIES[0]),
+            ("models/emoji-64", &large),
+            ("tests/golden/models/sdxl", &QUERIES[2]),
+        ] {
+            let precision = Some(Precision::Bf16);
+            let options =
+                EngineOptions { device: Device::Cpu, threads: 2, precision, ..EngineOptions::default() };
+            let Ok(engine) = Engine::new(options) else { return };
+            let predicted = engine.predict_memory(&folder(name), ModelOptions::default(), query).unwrap();
+            run(&engine, &folder(name), ModelOptions::default(), query).unwrap();
+            assert_eq!(predicted.total, engine.memory_peak(), "{name} {query:?}");
+        }
+    }
+
     /// Of the weights to the byte.
     #[test]
     fn predictions_with_int8_are_what_the_engine_takes() {

@@ -97,7 +97,7 @@ static void a_limit_does_not_change_the_picture(void) {
         return;
     uint64_t loaded = 0, most = 0, peak = 0;
     picture whole = decode(0, &loaded, &most);
-    /* Much less than what it takes operation by operation, which keeps no reserves beyond it. */
+    /* Less than operation by operation takes, which already reuses all that is free. */
     uint64_t limit = loaded + (most - loaded) * 7 / 16;
     picture strips = decode(limit, &loaded, &peak);
     CHECK(peak <= limit);
