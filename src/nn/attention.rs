@@ -1,7 +1,7 @@
 //! Multi-head attention with its projections.
 
 use super::layers::{linear, linear_no_bias, pointwise};
-use crate::backend::{Backend, Epilogue};
+use crate::backend::{Backend, Epilogue, Tensor};
 use crate::util::error::Result;
 use crate::weights::Scope;
 
@@ -30,6 +30,13 @@ pub struct Attention<B: Backend> {
 pub struct KeysValues<B: Backend> {
     keys: B::Tensor,
     values: B::Tensor,
+}
+
+impl<B: Backend> KeysValues<B> {
+    /// How many images they are of.
+    pub fn images(&self) -> usize {
+        self.keys.shape().n
+    }
 }
 
 impl<B: Backend> Attention<B> {

@@ -1,6 +1,6 @@
 //! The smallest layers: what takes its weights straight from a checkpoint.
 
-use crate::backend::{Backend, ConvGeometry, Norm};
+use crate::backend::{Backend, ConvGeometry, Norm, Shape, Tensor};
 use crate::util::error::Result;
 use crate::weights::Scope;
 
@@ -43,6 +43,15 @@ pub fn conv2d<B: Backend>(
     let weight = scope.scale_weight(scope.tensor("weight", &[outputs, inputs, kernel, kernel])?);
     let bias = scope.scale_bias(scope.tensor("bias", &[outputs])?);
     b.prepare_conv2d(weight.weight(), Some(bias.weight()), geometry)
+}
+
+/// `x` over and over, up to the rows of `shape`.
+pub fn repeat<B: Backend>(b: &B, x: &B::Tensor, shape: Shape) -> Result<B::Tensor> {
+    let mut all = b.view(x, 0, Shape::vector(1, x.shape().len()))?;
+    while all.shape().len() < shape.len() {
+        all = b.concat_channels(&all, &all)?;
+    }
+    b.view(&all, 0, shape)
 }
 
 /// `torch.nn.GroupNorm`.

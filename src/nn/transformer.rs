@@ -1,8 +1,8 @@
 //! The spatial transformer of the U-Net.
 
 use super::attention::{Attention, KeysValues, Projections};
-use super::layers::{GroupNorm, LayerNorm, geglu, linear, pointwise};
-use crate::backend::{Backend, Epilogue};
+use super::layers::{GroupNorm, LayerNorm, geglu, linear, pointwise, repeat};
+use crate::backend::{Backend, Epilogue, Shape, Tensor};
 use crate::util::error::{Result, bail};
 use crate::weights::Scope;
 
@@ -74,7 +74,8 @@ impl<B: Backend> Transformer2DModel<B> {
         self.transformer_blocks.iter().map(|block| block.attn2.keys_values(b, context)).collect()
     }
 
-    /// `x [n, h, w, channels]` with [`Transformer2DModel::keys_values`] of its context; the result has `x`'s shape.
+    /// `x [n, h, w, channels]` with [`Transformer2DModel::keys_values`] of its context; the result has `x`'s shape, or where
+    /// the context is of more images, that of `x` over and over: what comes before the context is then computed once.
     pub fn forward(
         &self,
         b: &B,
@@ -82,6 +83,10 @@ impl<B: Backend> Transformer2DModel<B> {
         context: &[KeysValues<B>],
         perturbed: Option<Perturbed>,
     ) -> Result<B::Tensor> {
+        let images = context.first().map_or(x.shape().n, |first| first.images());
+        let all = Shape { n: images, ..x.shape() };
+        // Of those that lose something each is another.
+        let x = if perturbed.is_some() { &repeat(b, x, all)? } else { x };
         let enter = || b.linear(&self.norm.forward(b, x)?, &self.proj_in, Epilogue::default());
         let mut h = enter()?;
         let identity = perturbed.and_then(|p| p.first_of(Perturbation::IdentityAttention));
@@ -95,7 +100,7 @@ impl<B: Backend> Transformer2DModel<B> {
             // Computed again rather than kept while the blocks need the memory.
             h = b.splice_images(&h, &enter()?, from)?;
         }
-        b.linear(&h, &self.proj_out, Epilogue::residual(x))
+        b.linear(&h, &self.proj_out, Epilogue::residual(&repeat(b, x, all)?))
     }
 }
 
@@ -123,7 +128,7 @@ impl<B: Backend> BasicTransformerBlock<B> {
         })
     }
 
-    /// `x [n, .., channels]` and `context` as in [`Transformer2DModel::forward`]; the images from `identity` on attend
+    /// `x [n, .., channels]` and `context` as in [`Transformer2DModel::forward`], and so the result; the images from `identity` on attend
     /// to nothing but themselves, token by token.
     pub(crate) fn forward(
         &self,
@@ -138,6 +143,7 @@ impl<B: Backend> BasicTransformerBlock<B> {
             None => self.attn1.self_attention(b, h, false, &x)?,
             Some(from) => self.attn1.identity_attention(b, h, from, &x)?,
         };
+        x = repeat(b, &x, Shape { n: context.images(), ..x.shape() })?;
         x = self.attn2.cross_attention(b, self.norm2.forward(b, &x)?, context, &x)?;
         self.ff.forward(b, self.norm3.forward(b, &x)?, &x)
     }

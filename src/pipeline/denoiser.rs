@@ -62,8 +62,9 @@ pub(super) struct Denoiser<'a, B: Backend> {
     pub(super) rows_ahead: usize,
     /// What is on the device: for these parts of the rows.
     conditions: Option<(Range<usize>, Conditions<B>)>,
-    /// All as long as the largest batch: what goes to the U-Net and what comes back, in its layout, and that in ours.
+    /// What goes to the U-Net, in its layout.
     nhwc: Vec<f32>,
+    /// What comes back, as long as the largest batch, and that in our layout.
     output: Vec<f32>,
     predictions: Vec<f32>,
 }
@@ -155,7 +156,7 @@ impl<'a, B: Backend> Denoiser<'a, B> {
             answered: 0,
             rows_ahead: ROWS_AHEAD,
             conditions: None,
-            nhwc: vec![0.0; most * size.len()],
+            nhwc: vec![0.0; size.len()],
             output: vec![0.0; most * size.len()],
             predictions: vec![0.0; most * size.len()],
         })
@@ -178,11 +179,10 @@ impl<'a, B: Backend> Denoiser<'a, B> {
         let n = parts.len() * size.batch;
         let time_biases = self.prepare(&parts, evaluation.timestep)?;
 
-        let nhwc = &mut self.nhwc[..parts.len() * size.len()];
-        for part in nhwc.chunks_exact_mut(size.len()) {
-            to_channels_last(evaluation.input, part, size.channels, size.pixels());
-        }
-        let sample = Input::Host(Shape::image(n, size.height, size.width, size.channels), nhwc);
+        // All parts see the same sample.
+        to_channels_last(evaluation.input, &mut self.nhwc, size.channels, size.pixels());
+        let sample =
+            Input::Host(Shape::image(size.batch, size.height, size.width, size.channels), &self.nhwc);
         let Some((_, Conditions { step, context, .. })) = &mut self.conditions else {
             bail!(Internal, "the conditions are gone");
         };
@@ -195,7 +195,7 @@ impl<'a, B: Backend> Denoiser<'a, B> {
             [sample, biases] => unet.forward_prepared(backend, sample, biases, context, perturbed),
             _ => bail!(Internal, "a step of {} inputs", inputs.len()),
         };
-        let output = &mut self.output[..nhwc.len()];
+        let output = &mut self.output[..parts.len() * size.len()];
         backend.repeat(step, &[sample, Input::Device(&time_biases)], &body, output)?;
         self.answered += 1;
         let predictions = &mut self.predictions[..parts.len() * size.len()];

@@ -179,15 +179,20 @@ impl<B: Backend> Pipeline<B> {
         request: &Request,
         needs: Needs,
     ) -> Result<(Conditioning, Option<Conditioning>)> {
-        let conditional = self.text.encode(backend, &request.prompt)?;
-        if !needs.unconditional {
-            return Ok((conditional, None));
+        let zeros = request.negative_prompt.is_none() && self.index.force_zeros_for_empty_prompt;
+        let mut prompts = vec![request.prompt.as_str()];
+        if needs.unconditional && !zeros {
+            prompts.push(request.negative_prompt.as_deref().unwrap_or_default());
         }
-        let unconditional = match &request.negative_prompt {
-            None if self.index.force_zeros_for_empty_prompt => Conditioning::zeros_like(&conditional),
-            negative => self.text.encode(backend, negative.as_deref().unwrap_or_default())?,
+        let mut encoded = self.text.encode(backend, &prompts)?.into_iter();
+        let Some(conditional) = encoded.next() else {
+            bail!(Internal, "no prompt was encoded");
         };
-        Ok((conditional, Some(unconditional)))
+        let unconditional = match needs.unconditional {
+            true if zeros => Some(Conditioning::zeros_like(&conditional)),
+            _ => encoded.next(),
+        };
+        Ok((conditional, unconditional))
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -180,13 +180,13 @@ fn a_sampler_that_asks_for_it_gets_the_raw_unconditional_prediction() {
     let backend = Cpu::new(1, None).unwrap();
     let pipeline = default_model(&backend);
     let size = LatentSize { batch: 2, channels: 4, height: 16, width: 16 };
-    let prompts = ["a blue cat", "a red house"].map(|prompt| pipeline.text.encode(&backend, prompt).unwrap());
+    let prompts = pipeline.text.encode(&backend, &["a blue cat", "a red house"]).unwrap();
     let input: Vec<f32> = (0..size.len()).map(|i| (i as f32 * 0.37).sin()).collect();
     let evaluate = |guidance_scale, guidance_stop, step, unconditional: &mut [f32]| {
         let options = GuidanceOptions { guidance_stop, ..GuidanceOptions::at_scale(guidance_scale) };
         let always = !unconditional.is_empty();
         let guidance = Guidance::new(&options, 4, size.batch, size.image(), always).unwrap();
-        let [c, u] = &prompts;
+        let [c, u] = prompts.as_slice() else { panic!("two prompts") };
         let mut denoiser =
             Denoiser::new(&pipeline, &backend, &small(), guidance, size, Vec::new(), c, Some(u)).unwrap();
         let evaluation = Evaluation {

@@ -40,9 +40,16 @@ fn watch(model: &str, request: &Request) -> (Pipeline<Spy>, Vec<Call>) {
     (pipeline, spy.take_calls())
 }
 
+/// What is done with a context of `n` images, from its upload on, and its shape.
+fn with_context<'a>(pipeline: &Pipeline<Spy>, calls: &'a [Call], n: usize) -> (&'a [Call], Shape) {
+    let shape = Shape::tokens(n, pipeline.text.max_tokens(), pipeline.text.context_dim());
+    let from = calls.iter().position(|call| *call == ("upload", shape)).unwrap();
+    (&calls[from..], shape)
+}
+
 /// Products with the whole context of `n` images: keys and values.
 fn context_products(pipeline: &Pipeline<Spy>, calls: &[Call], n: usize) -> usize {
-    let shape = Shape::tokens(n, pipeline.text.max_tokens(), pipeline.text.context_dim());
+    let (calls, shape) = with_context(pipeline, calls, n);
     calls.iter().filter(|call| **call == ("linear", shape)).count()
 }
 
@@ -86,6 +93,21 @@ fn keys_values_and_times_are_computed_once_an_image() {
 }
 
 #[test]
+fn what_the_prompts_do_not_change_is_computed_once() {
+    // The added conditions of an SDXL are for every prompt others.
+    for (model, attentions, convolutions) in [("sd1", 1, 3), ("sdxl", 0, 1)] {
+        let request = request(Sampler::Euler, GuidanceOptions::at_scale(3.0));
+        let (pipeline, calls) = watch(model, &request);
+        let (calls, _) = with_context(&pipeline, &calls, 2);
+        let of = |operation: &str, n| calls.iter().filter(|(name, s)| *name == operation && s.n == n).count();
+        let steps = request.steps as usize;
+        assert_eq!(of("attention", 1), attentions * steps, "{model}");
+        assert_eq!(of("conv2d", 1), convolutions * steps, "{model}");
+        assert!(of("attention", 2) > attentions * steps, "{model}");
+    }
+}
+
+#[test]
 fn a_change_of_what_is_evaluated_starts_the_step_anew() {
     let plain = GuidanceOptions::default;
     let interval = GuidanceOptions { guidance_start: 0.25, guidance_stop: 0.75, pag_scale: 1.0, ..plain() };
@@ -106,14 +128,14 @@ fn neither_chunks_nor_foresight_change_a_picture() {
     let backend = cpu(2);
     let pipeline = default_model(&backend);
     let size = LatentSize { batch: 2, channels: 4, height: 16, width: 16 };
-    let prompts = ["a blue cat", "a red house"].map(|prompt| pipeline.text.encode(&backend, prompt).unwrap());
+    let prompts = pipeline.text.encode(&backend, &["a blue cat", "a red house"]).unwrap();
     let request = request(Sampler::Heun, GuidanceOptions::at_scale(3.0));
     let plan = Plan::new(&pipeline.scheduler, &request.sampling().unwrap()).unwrap();
     let foreseen: Vec<_> = plan.evaluation_timesteps().collect();
     let input: Vec<f32> = (0..size.len()).map(|i| (i as f32 * 0.37).sin()).collect();
     let run = |foreseen: &[(usize, f32)], rows_ahead: usize| {
         let guidance = Guidance::new(&request.guidance, 4, size.batch, size.image(), false).unwrap();
-        let [c, u] = &prompts;
+        let [c, u] = prompts.as_slice() else { panic!("two prompts") };
         let mut denoiser =
             Denoiser::new(&pipeline, &backend, &request, guidance, size, foreseen.to_vec(), c, Some(u))
                 .unwrap();

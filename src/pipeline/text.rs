@@ -110,27 +110,35 @@ impl<B: Backend> TextEncoders<B> {
         self.encoders.iter().map(|e| e.model.config().hidden_size).sum()
     }
 
-    /// Encodes one prompt, on its own, so that the other prompt of a request never changes it.
-    pub(super) fn encode(&self, backend: &B, prompt: &str) -> Result<Conditioning> {
+    /// Encodes prompts, all at once, so that the weights are read once; none changes what becomes of another.
+    pub(super) fn encode(&self, backend: &B, prompts: &[&str]) -> Result<Vec<Conditioning>> {
         let max_tokens = self.max_tokens();
-        let mut parts = Vec::with_capacity(self.encoders.len());
+        let mut hidden = Vec::with_capacity(self.encoders.len());
         let mut pooled = Vec::new();
-        let mut count = TokenCount::default();
+        let mut counts = Vec::new();
         for encoder in &self.encoders {
-            let tokens = encoder.tokenizer.encode(prompt)?;
-            let output = encoder.model.forward(backend, &tokens.ids, 1)?;
-            count = TokenCount { tokens: tokens.tokens, dropped: tokens.dropped };
+            let tokens =
+                prompts.iter().map(|prompt| encoder.tokenizer.encode(prompt)).collect::<Result<Vec<_>>>()?;
+            let ids: Vec<u32> = tokens.iter().flat_map(|tokens| &tokens.ids).copied().collect();
+            let output = encoder.model.forward(backend, &ids, prompts.len())?;
+            counts = tokens.iter().map(|t| TokenCount { tokens: t.tokens, dropped: t.dropped }).collect();
             // SD 1.x and 2.x attend to the last layer behind the final LayerNorm, SDXL to the one before it.
-            let hidden = match self.family {
-                Family::StableDiffusion => &output.last_hidden_state,
-                Family::StableDiffusionXl => &output.penultimate_hidden_state,
-            };
-            parts.push(download(backend, hidden)?);
+            hidden.push(match self.family {
+                Family::StableDiffusion => download(backend, &output.last_hidden_state)?,
+                Family::StableDiffusionXl => download(backend, &output.penultimate_hidden_state)?,
+            });
             if self.family == Family::StableDiffusionXl {
                 pooled = download(backend, &output.pooled)?;
             }
         }
-        Ok(Conditioning { context: interleave(&parts, max_tokens), pooled, tokens: count })
+        let contexts = interleave(&hidden, prompts.len() * max_tokens);
+        let part = |values: &[f32], i: usize| {
+            let len = values.len() / prompts.len();
+            values[i * len..(i + 1) * len].to_vec()
+        };
+        let prompt =
+            |(i, tokens)| Conditioning { context: part(&contexts, i), pooled: part(&pooled, i), tokens };
+        Ok(counts.into_iter().enumerate().map(prompt).collect())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Linear layers and convolutions: one blocked matrix product over rows found through pointers.
 //!
 //! The blocking follows Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): a
-//! task owns a block of the output, goes over the blocks of the sum, and for each over its panels of B (in L1)
-//! and tiles of A (in L2).
+//! task owns a block of the output, goes over the blocks of the sum, and for each over its panels of B and
+//! tiles of A (in L2).
 
 use super::Cpu;
 use super::elementwise::{activate, gate};
@@ -14,9 +14,9 @@ use crate::backend::{Activation, ConvGeometry, Shape};
 use crate::util::error::Result;
 
 /// Most rows in a task, whole tiles of every kernel: what a block of the weight is read, and converted, for.
-const ROWS: usize = 192;
-/// Most panels of columns in a task.
-const PANELS: usize = 10;
+const ROWS: usize = 288;
+/// Most columns in a task.
+const COLUMNS: usize = 320;
 
 /// Where the rows of A lie: for output pixel `row` and filter tap `(ky, kx)`, one pixel of the input or a row
 /// of zeros. A linear layer is a convolution with one tap.
@@ -85,7 +85,7 @@ struct Block {
 /// that all threads have some and that a cancelled operation stops soon.
 fn block_size(kernels: &Kernels, threads: usize, m: usize, panels: usize, flops: usize) -> Block {
     let mut rows = m.next_multiple_of(kernels.mr).min(ROWS);
-    let mut width = (kernels.task / (rows * flops).max(1)).clamp(1, PANELS).min(panels);
+    let mut width = (kernels.task / (rows * flops).max(1)).clamp(1, COLUMNS / kernels.nr).min(panels);
     if threads > 1 {
         while m.div_ceil(rows) * panels.div_ceil(width) < 4 * threads {
             if width > 1 {

@@ -364,7 +364,7 @@ pub(super) static AVX2: Kernels = Kernels {
     widen_i8: [widen_i8_avx2::<1>, widen_i8_avx2::<2>],
     pairs: None,
     transforms: all_transforms!(data_avx2, filter_avx2, output_avx2),
-    task: 128 << 20,
+    task: 400 << 20,
 };
 
 pub(super) static AVX512: Kernels = Kernels {
@@ -403,5 +403,5 @@ pub(super) static AVX512: Kernels = Kernels {
     widen_i8: [widen_i8_avx512::<1>, widen_i8_avx512::<2>],
     pairs: Some(&kernel_bf16::PAIRS),
     transforms: all_transforms!(data_avx512, filter_avx512, output_avx512),
-    task: 256 << 20,
+    task: 400 << 20,
 };

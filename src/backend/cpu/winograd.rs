@@ -80,7 +80,7 @@ impl Cut {
         let mut cut = Self { tiles: tiles.clamp(1, TILES), panels };
         cut.panels = cut.panels.min((sums / cut.tiles).max(1));
         if threads > 1 {
-            while tiles.div_ceil(cut.tiles) * panels.div_ceil(cut.panels) < 2 * threads {
+            while tiles.div_ceil(cut.tiles) * panels.div_ceil(cut.panels) < 4 * threads {
                 if cut.panels > 1 && cut.panels * kernels.nr > 2 * cut.tiles {
                     cut.panels = cut.panels.div_ceil(2);
                 } else if cut.tiles > kernels.mr {

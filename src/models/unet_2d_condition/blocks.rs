@@ -3,6 +3,7 @@
 use super::config::BlockPlan;
 use crate::backend::{Backend, Shape, Tensor};
 use crate::nn::attention::KeysValues;
+use crate::nn::layers::repeat;
 use crate::nn::resnet::{Downsample2D, ResnetBlock2D, Upsample2D};
 use crate::nn::transformer::{Perturbed, Transformer2DModel};
 use crate::util::error::{Result, bail};
@@ -30,6 +31,14 @@ pub(super) struct Conditions<'a, B: Backend> {
     pub(super) perturbed: Option<Perturbed>,
 }
 
+impl<B: Backend> Conditions<'_, B> {
+    /// What the time adds to the channels of resnet `i` for `n` images.
+    fn time_bias(&self, b: &B, i: usize, n: usize) -> Result<Option<B::Tensor>> {
+        let bias = self.time_biases.get(i);
+        bias.map(|bias| b.view(bias, 0, Shape::vector(n, bias.shape().c))).transpose()
+    }
+}
+
 /// diffusers' `DownBlock2D` and `CrossAttnDownBlock2D`.
 pub(super) struct DownBlock2D<B: Backend> {
     pub(super) resnets: Vec<ResnetBlock2D<B>>,
@@ -54,7 +63,8 @@ impl<B: Backend> DownBlock2D<B> {
             // The skip is kept, so the block gets a view: nothing is added to it in place.
             let x = last(skips)?;
             let x = b.view(x, 0, x.shape())?;
-            let mut h = resnet.forward(b, x, None, with.time_biases.get(i))?;
+            let bias = with.time_bias(b, i, x.shape().n)?;
+            let mut h = resnet.forward(b, x, None, bias.as_ref())?;
             if let Some((attention, context)) = self.attentions.get(i).zip(with.context.get(i)) {
                 h = attention.forward(b, &h, context, with.perturbed)?;
             }
@@ -85,12 +95,14 @@ impl<B: Backend> MidBlock2D<B> {
             bail!(Internal, "a mid block without layers");
         };
         let x = b.view(x, 0, x.shape())?;
-        let mut h = first.forward(b, x, None, with.time_biases.first())?;
+        let bias = with.time_bias(b, 0, x.shape().n)?;
+        let mut h = first.forward(b, x, None, bias.as_ref())?;
         for (i, ((attention, context), resnet)) in
             self.attentions.iter().zip(with.context).zip(rest).enumerate()
         {
             h = attention.forward(b, &h, context, with.perturbed)?;
-            h = resnet.forward(b, h, None, with.time_biases.get(i + 1))?;
+            let bias = with.time_bias(b, i + 1, h.shape().n)?;
+            h = resnet.forward(b, h, None, bias.as_ref())?;
         }
         Ok(h)
     }
@@ -125,13 +137,16 @@ impl<B: Backend> UpBlock2D<B> {
     ) -> Result<B::Tensor> {
         let mut x = x;
         for (i, resnet) in self.resnets.iter().enumerate() {
-            let Some(skip) = skips.pop() else {
+            let Some(mut skip) = skips.pop() else {
                 bail!(Internal, "an up block without its skip connection");
             };
             let before = x.take();
+            let n = before.as_ref().map_or(skip.shape().n, |before| before.shape().n);
+            skip = repeat(b, &skip, Shape { n, ..skip.shape() })?;
             let mut h = b.concat_channels(before.as_ref().unwrap_or(&skip), &skip)?;
             drop((before, skip));
-            h = resnet.forward(b, h, None, with.time_biases.get(i))?;
+            let bias = with.time_bias(b, i, n)?;
+            h = resnet.forward(b, h, None, bias.as_ref())?;
             if let Some((attention, context)) = self.attentions.get(i).zip(with.context.get(i)) {
                 h = attention.forward(b, &h, context, with.perturbed)?;
             }

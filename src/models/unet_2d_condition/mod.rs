@@ -11,7 +11,7 @@ pub use config::UNet2DConditionConfig;
 use crate::backend::{Activation, Backend, ConvGeometry, Epilogue, Shape, Tensor};
 use crate::nn::attention::KeysValues;
 use crate::nn::embeddings::{Sinusoid, TimestepEmbedding};
-use crate::nn::layers::{GroupNorm, conv2d};
+use crate::nn::layers::{GroupNorm, conv2d, repeat};
 use crate::nn::resnet::ResnetBlock2D;
 use crate::nn::transformer::Transformer2DModel;
 pub use crate::nn::transformer::{Perturbation, Perturbed};
@@ -226,7 +226,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
         match (&self.addition, added) {
             (Some(addition), Some(added)) => {
                 let once = addition.forward(b, added)?;
-                time = b.add(&time, &repeat(b, once, time.shape())?)?;
+                time = b.add(&time, &repeat(b, &once, time.shape())?)?;
             }
             (None, None) => {}
             (Some(_), None) => bail!(Format, "the U-Net needs a pooled text embedding and time ids"),
@@ -238,6 +238,9 @@ impl<B: Backend> UNet2DConditionModel<B> {
     /// [`UNet2DConditionModel::forward`] from one of the [`UNet2DConditionModel::time_biases`] and a prepared context:
     /// what is left of it to do at every step. It neither uploads nor downloads.
     ///
+    /// `sample` may have fewer images than these are for: it then stands for itself over and over, as the prompts of
+    /// guidance see one sample, and what comes before the context is computed once. Such layers are bit for bit the same.
+    ///
     /// # Errors
     /// As [`UNet2DConditionModel::forward`].
     pub fn forward_prepared(
@@ -248,7 +251,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
         context: &Context<B>,
         perturbed: Option<PerturbedBlocks<'_>>,
     ) -> Result<B::Tensor> {
-        let n = sample.shape().n;
+        let n = time_biases.shape().c / self.resnets().map(ResnetBlock2D::outputs).sum::<usize>().max(1);
         let mut offset = 0;
         let bias = |resnet: &ResnetBlock2D<B>| {
             let shape = Shape::vector(n, resnet.outputs());
@@ -268,7 +271,13 @@ impl<B: Backend> UNet2DConditionModel<B> {
             let perturbed = perturbed.filter(|p| p.blocks.contains(&block)).map(|p| p.perturbed);
             Ok(Conditions { time_biases: biases, context: own, perturbed })
         };
-        let mut skips = vec![b.conv2d(sample, &self.conv_in, Epilogue::default())?];
+        let mut h = b.conv2d(sample, &self.conv_in, Epilogue::default())?;
+        let all = |x: Shape| Shape { n, ..x };
+        if self.takes_added_conditions() {
+            // They make the time's part of every layer another.
+            h = repeat(b, &h, all(h.shape()))?;
+        }
+        let mut skips = vec![h];
         for (i, block) in self.down_blocks.iter().enumerate() {
             let with = with(Block::Down(i), block.resnets.len(), block.attentions.len())?;
             block.forward(b, &mut skips, &with)?;
@@ -287,6 +296,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
         let Some(h) = h else {
             bail!(Internal, "a U-Net without up blocks");
         };
+        let h = repeat(b, &h, all(h.shape()))?;
         b.norm_conv2d(&h, self.conv_norm_out.with_silu(), &self.conv_out, Epilogue::default())
     }
 
@@ -303,15 +313,6 @@ impl<B: Backend> UNet2DConditionModel<B> {
         let mid = self.mid_block.iter().flat_map(|block| &block.attentions);
         down.chain(mid).chain(self.up_blocks.iter().flat_map(|block| &block.attentions))
     }
-}
-
-/// The rows of `x` over and over, up to the rows of `shape`.
-fn repeat<B: Backend>(b: &B, x: B::Tensor, shape: Shape) -> Result<B::Tensor> {
-    let mut x = b.view(&x, 0, Shape::vector(1, x.shape().len()))?;
-    while x.shape().len() < shape.len() {
-        x = b.concat_channels(&x, &x)?;
-    }
-    b.view(&x, 0, shape)
 }
 
 impl<B: Backend> Addition<B> {

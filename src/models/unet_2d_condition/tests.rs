@@ -183,6 +183,36 @@ fn perturbed_rows_match_diffusers() {
     check_perturbed(&Cpu::new(2, None).unwrap());
 }
 
+/// To the bit: what comes before the prompts is computed once, and the rest sees it over and over.
+#[test]
+fn one_sample_for_several_prompts_is_that_sample_over_and_over() {
+    let b = &Cpu::new(2, None).unwrap();
+    for name in MODELS {
+        let (golden, unet) = (Golden::read(name), load(b, name));
+        let context = golden.tensor(b, "unet.encoder_hidden_states");
+        let (n, added) = (context.shape().n, added(b, &golden));
+        assert!(n > 1 && context.shape().c > 0);
+        let biases = unet.time_biases(b, &[501.0], n, added.as_ref()).unwrap();
+        let context = unet.prepare_context(b, &context).unwrap();
+        let sample = golden.tensor(b, "unet.sample");
+        let one = b.view(&sample, 0, Shape { n: 1, ..sample.shape() }).unwrap();
+        let all = repeat(b, &one, Shape { n, ..one.shape() }).unwrap();
+        let blocks = unet.attention_block("down_blocks.0").map_or(vec![Block::Mid], |first| vec![first]);
+        let perturb = |perturbation| {
+            Some(PerturbedBlocks { blocks: &blocks, perturbed: Perturbed { perturbation, from: n - 1 } })
+        };
+        for perturbed in [None, perturb(Perturbation::IdentityAttention), perturb(Perturbation::SkipLayer)] {
+            let run = |sample| {
+                let out = unet.forward_prepared(b, sample, &biases, &context, perturbed).unwrap();
+                let mut values = vec![0.0; out.shape().len()];
+                b.download(&out, &mut values).unwrap();
+                (out.shape(), values)
+            };
+            assert!(run(&one) == run(&all), "{name} {perturbed:?}");
+        }
+    }
+}
+
 #[test]
 fn blocks_with_attention_are_found_by_name() {
     let unet = load(&Reference::default(), "sd1");
