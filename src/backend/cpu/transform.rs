@@ -55,30 +55,29 @@ impl Family for Winograd4 {
 
     #[inline(always)]
     fn filter<V: Vector>(g: [V; 3]) -> [V; SIDE] {
-        // The polynomial through the points has the derivative -3/2 at ±√½ and 6 at ±√2.
-        let (low, high) = (V::splat(1.0 / -1.5), V::splat(1.0 / 6.0));
-        let even_low = g[2].mul_add(V::splat(0.5), g[0]).mul(low);
-        let even_high = g[2].mul_add(V::splat(2.0), g[0]).mul(high);
-        let (odd_low, odd_high) = (g[1].mul(low), g[1].mul(high));
+        let (low, high) = (g[2].mul_add(V::splat(0.5), g[0]), g[2].mul_add(V::splat(2.0), g[0]));
         [
             g[0],
-            odd_low.mul_add(V::splat(SQRT_HALF), even_low),
-            odd_low.mul_add(V::splat(-SQRT_HALF), even_low),
-            odd_high.mul_add(V::splat(SQRT_TWO), even_high),
-            odd_high.mul_add(V::splat(-SQRT_TWO), even_high),
+            g[1].mul_add(V::splat(SQRT_HALF), low),
+            g[1].mul_add(V::splat(-SQRT_HALF), low),
+            g[1].mul_add(V::splat(SQRT_TWO), high),
+            g[1].mul_add(V::splat(-SQRT_TWO), high),
             g[2],
         ]
     }
 
     #[inline(always)]
     fn output<V: Vector>(p: [V; SIDE]) -> [V; 4] {
+        // The polynomial through the points has the derivative -3/2 at ±√½ and 6 at ±√2. To divide by them here is free.
+        const LOW: f32 = 1.0 / -1.5;
+        const HIGH: f32 = 1.0 / 6.0;
         let (even_low, even_high) = (p[1].add(p[2]), p[3].add(p[4]));
-        let odd_low = p[1].sub(p[2]).mul(V::splat(SQRT_HALF));
-        let odd_high = p[3].sub(p[4]).mul(V::splat(SQRT_TWO));
+        let odd_low = p[1].sub(p[2]).mul(V::splat(LOW * SQRT_HALF));
+        let odd_high = p[3].sub(p[4]).mul(V::splat(HIGH * SQRT_TWO));
         [
-            p[0].add(even_low).add(even_high),
+            even_low.mul_add(V::splat(LOW), even_high.mul_add(V::splat(HIGH), p[0])),
             odd_low.add(odd_high),
-            even_low.mul_add(V::splat(0.5), even_high.add(even_high)),
+            even_low.mul_add(V::splat(0.5 * LOW), even_high.mul(V::splat(2.0 * HIGH))),
             odd_low.mul_add(V::splat(0.5), odd_high.mul_add(V::splat(2.0), p[5])),
         ]
     }
@@ -141,14 +140,12 @@ impl Family for Enlarged {
 
     #[inline(always)]
     fn filter<V: Vector>(g: [V; 3]) -> [V; SIDE] {
-        // The derivatives at the points 0, 1, 2, -2: 4, -6, 24, 24.
-        let even = g[2].mul_add(V::splat(4.0), g[0]).mul(V::splat(1.0 / 24.0));
-        let odd = g[1].mul(V::splat(1.0 / 12.0));
+        let even = g[2].mul_add(V::splat(4.0), g[0]);
         [
-            g[0].mul(V::splat(0.25)),
-            g[0].add(g[1]).add(g[2]).mul(V::splat(-1.0 / 6.0)),
-            even.add(odd),
-            even.sub(odd),
+            g[0],
+            g[0].add(g[1]).add(g[2]),
+            g[1].mul_add(V::splat(2.0), even),
+            g[1].mul_add(V::splat(-2.0), even),
             g[2],
             g[2],
         ]
@@ -156,12 +153,14 @@ impl Family for Enlarged {
 
     #[inline(always)]
     fn output<V: Vector>(p: [V; SIDE]) -> [V; 4] {
+        // The derivatives at the points 0, 1, 2, -2: 4, -6, 24, 24.
         let (even, odd) = (p[2].add(p[3]), p[2].sub(p[3]));
+        let one = p[1].mul(V::splat(-1.0 / 6.0));
         [
-            p[0].add(p[1]).add(even),
-            odd.mul_add(V::splat(2.0), p[1]),
-            even.mul_add(V::splat(4.0), p[1]),
-            odd.mul_add(V::splat(8.0), p[1].add(p[4])),
+            p[0].mul_add(V::splat(0.25), even.mul_add(V::splat(1.0 / 24.0), one)),
+            odd.mul_add(V::splat(1.0 / 12.0), one),
+            even.mul_add(V::splat(1.0 / 6.0), one),
+            odd.mul_add(V::splat(1.0 / 3.0), one.add(p[4])),
         ]
     }
 }
