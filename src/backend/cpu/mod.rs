@@ -166,7 +166,7 @@ impl Cpu {
     }
 
     /// The same CPU, and sessions of it, with every convolution computed as its definition says (`strict`) or by fast
-    /// algorithms, whose rounding errors are about five times larger.
+    /// algorithms, whose rounding errors are a few times larger.
     pub fn with_strict(&self, strict: bool) -> Self {
         Self { strict, ..self.clone() }
     }
