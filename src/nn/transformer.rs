@@ -85,7 +85,7 @@ impl<B: Backend> Transformer2DModel<B> {
     ) -> Result<B::Tensor> {
         let images = context.first().map_or(x.shape().n, |first| first.images());
         let all = Shape { n: images, ..x.shape() };
-        // Of those that lose something each is another.
+        // A perturbation counts the images of the whole batch.
         let x = if perturbed.is_some() { &repeat(b, x, all)? } else { x };
         let enter = || b.linear(&self.norm.forward(b, x)?, &self.proj_in, Epilogue::default());
         let mut h = enter()?;
@@ -128,8 +128,8 @@ impl<B: Backend> BasicTransformerBlock<B> {
         })
     }
 
-    /// `x [n, .., channels]` and `context` as in [`Transformer2DModel::forward`], and so the result; the images from `identity` on attend
-    /// to nothing but themselves, token by token.
+    /// `x [n, .., channels]`, `context` and the result as in [`Transformer2DModel::forward`]; the images from `identity` on
+    /// attend to nothing but themselves, token by token.
     pub(crate) fn forward(
         &self,
         b: &B,

@@ -32,7 +32,7 @@ pub(super) struct Conditions<'a, B: Backend> {
 }
 
 impl<B: Backend> Conditions<'_, B> {
-    /// What the time adds to the channels of resnet `i` for `n` images.
+    /// What the time adds to the channels of resnet `i` for the first `n` images.
     fn time_bias(&self, b: &B, i: usize, n: usize) -> Result<Option<B::Tensor>> {
         let bias = self.time_biases.get(i);
         bias.map(|bias| b.view(bias, 0, Shape::vector(n, bias.shape().c))).transpose()

@@ -239,7 +239,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
     /// what is left of it to do at every step. It neither uploads nor downloads.
     ///
     /// `sample` may have fewer images than these are for: it then stands for itself over and over, as the prompts of
-    /// guidance see one sample, and what comes before the context is computed once. Such layers are bit for bit the same.
+    /// guidance see one sample, and what comes before the context is computed once, to the same bits.
     ///
     /// # Errors
     /// As [`UNet2DConditionModel::forward`].
@@ -274,7 +274,7 @@ impl<B: Backend> UNet2DConditionModel<B> {
         let mut h = b.conv2d(sample, &self.conv_in, Epilogue::default())?;
         let all = |x: Shape| Shape { n, ..x };
         if self.takes_added_conditions() {
-            // They make the time's part of every layer another.
+            // They are part of the time embedding, so every image has one of its own.
             h = repeat(b, &h, all(h.shape()))?;
         }
         let mut skips = vec![h];
