@@ -123,7 +123,7 @@ pub(super) struct Kernels {
     pub(super) pairs: Option<&'static PairKernels>,
     /// Those of fast convolutions.
     pub(super) transforms: AllTransforms,
-    /// Floating-point operations that take a slow machine about three milliseconds.
+    /// Floating-point operations that take a slow machine some milliseconds.
     pub(super) task: usize,
 }
 

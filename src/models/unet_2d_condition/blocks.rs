@@ -89,7 +89,7 @@ impl<B: Backend> MidBlock2D<B> {
         Ok(Self { resnets: resnets(scope, plan, b)?, attentions: attentions(scope, plan, b)? })
     }
 
-    /// The result has `x`'s shape.
+    /// The result has `x`'s shape, but for the images: see [`Transformer2DModel::forward`].
     pub(super) fn forward(&self, b: &B, x: &B::Tensor, with: &Conditions<'_, B>) -> Result<B::Tensor> {
         let Some((first, rest)) = self.resnets.split_first() else {
             bail!(Internal, "a mid block without layers");
