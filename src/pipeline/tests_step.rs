@@ -9,6 +9,7 @@ use super::request::{GuidanceOptions, Perturbation, Request, Sampler};
 use super::tests::{Silent, cpu, default_model};
 use crate::backend::Shape;
 use crate::backend::spy::{Call, Spy};
+use crate::models::golden::MODELS;
 use crate::sampling::Plan;
 use crate::sampling::guidance::Guidance;
 use crate::testing::{golden_path, relative_l2};
@@ -118,6 +119,24 @@ fn a_change_of_what_is_evaluated_starts_the_step_anew() {
             // Steps 1 and 2 have three parts, 0 and 3 one each.
             assert_eq!(context_products(&pipeline, &calls, 3), 2 * cross_attentions(model));
             assert_eq!(embedded_rows(&pipeline, &calls), [1, 6, 1]);
+        }
+    }
+}
+
+/// To the bit, on the CPU.
+#[test]
+fn prompts_encoded_together_are_those_encoded_alone() {
+    let backend = cpu(2);
+    for model in MODELS {
+        let pipeline =
+            Pipeline::load(&golden_path(&format!("models/{model}")), None, &backend, &Log::off()).unwrap();
+        let prompts = ["a blue cat", "", "a red house on a hill"];
+        let together = pipeline.text.encode(&backend, &prompts).unwrap();
+        assert!(together.len() == 3 && together[0].context != together[2].context, "{model}");
+        for (prompt, together) in prompts.iter().zip(&together) {
+            let alone = &pipeline.text.encode(&backend, &[prompt]).unwrap()[0];
+            assert!(together.context == alone.context && together.pooled == alone.pooled, "{model} {prompt}");
+            assert_eq!(together.tokens, alone.tokens, "{model} {prompt}");
         }
     }
 }
