@@ -71,7 +71,7 @@ impl Parts {
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => &AVX2,
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => &AVX512,
+            Simd::Avx512 | Simd::Zen4 => &AVX512,
         }
     }
 

@@ -6,7 +6,8 @@
 
 use super::Cpu;
 use super::elementwise::{activate, gate};
-use super::kernel::{Kernels, PairTile, Tile};
+use super::inner::{self, Space};
+use super::kernel::{InnerKernels, Kernels, PairTile, Tile};
 use super::pack::{KBlock, Packed, Target, Values};
 use super::simd::vectorized;
 use super::threads::even_part;
@@ -123,7 +124,7 @@ impl Cut {
         threads: usize,
         out: Shape,
         [k, taps]: [usize; 2],
-        values: Values,
+        (values, inner): (Values, Option<&InnerKernels>),
         geglu: bool,
     ) -> Self {
         let halves = if geglu { 2 } else { 1 };
@@ -137,6 +138,7 @@ impl Cut {
             pointer_floats: (block.rows * taps * size_of::<*const f32>() / size_of::<f32>())
                 .next_multiple_of(16),
             converted_len: match values {
+                _ if inner.is_some() => Space::floats(kernels, block.rows),
                 Values::Pairs => (block.rows * Packed::most_pairs(k, taps)).next_multiple_of(16),
                 _ => Packed::block_len(kernels),
             },
@@ -167,7 +169,8 @@ pub(super) fn run(
     let halves = if finish.geglu { 2 } else { 1 };
     let all_panels = columns.div_ceil(nr);
     let size = [weight.k, weight.taps];
-    let cut = Cut::new(kernels, cpu.concurrency(), shape, size, weight.values, finish.geglu);
+    let inner = inner::kernels(kernels, cpu.strict, weight.values, shape);
+    let cut = Cut::new(kernels, cpu.concurrency(), shape, size, (weight.values, inner), finish.geglu);
     let scratch = cpu.scratch(cut.floats())?;
     let Cut { block, pointer_floats, converted_len, sums_len } = cut;
     let pairs = kernels.pairs.filter(|_| weight.values == Values::Pairs);
@@ -203,6 +206,24 @@ pub(super) fn run(
             rows.fill(first_row + row, mr.min(row_count - row), &mut pointers[row * weight.taps..]);
         }
         for (index, k_block) in blocks.iter().enumerate() {
+            if let Some(inner) = inner {
+                let mut space = Space::new(inner, kernels, block.rows, converted);
+                for row in (0..row_count).step_by(mr) {
+                    let (count, pointers) = (mr.min(row_count - row), &pointers[row * weight.taps..]);
+                    // SAFETY: `fill` made `count` pointers to rows of `k` values for each tap.
+                    unsafe { space.copy(k_block, row, count, pointers) };
+                }
+                let mut offset = 0;
+                for panel in panels.clone() {
+                    let c = (sums[offset..].as_mut_ptr(), stride);
+                    // SAFETY: `sums` has `stride` columns for each row.
+                    unsafe {
+                        space.multiply(&cpu.device, (weight, panel, k_block), row_count, c, index > 0);
+                    }
+                    offset += kernels.width(weight.n, panel);
+                }
+                continue;
+            }
             let k_pairs = k_block.k.div_ceil(2);
             let a_stride = k_block.taps * k_pairs;
             let a = converted.as_mut_ptr().cast::<u32>();

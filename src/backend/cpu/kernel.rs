@@ -97,6 +97,71 @@ pub(super) struct PairKernels {
     pub(super) pair_rows: unsafe fn(*const f32, *const f32, *mut u32, usize),
 }
 
+/// The arguments of a micro-kernel for Winograd's inner product of `MR` rows, see [`inner`](super::inner).
+pub(super) struct InnerTile {
+    /// `MR` rows, each multiplied by its power of two, a constant number of values apart.
+    pub(super) a: *const f32,
+    /// Values of each row to multiply.
+    pub(super) k: usize,
+    /// For each `k` one row of the panel's width, each column multiplied by its power of two.
+    pub(super) b: *const f32,
+    /// For each row, and for each column, what to add to its products.
+    pub(super) row_sums: *const f32,
+    pub(super) column_sums: *const f32,
+    /// For each row, and for each column, what to multiply its products with at the end.
+    pub(super) row_scales: *const f32,
+    pub(super) column_scales: *const f32,
+    /// `MR` rows of the panel's width, `stride` apart.
+    pub(super) c: *mut f32,
+    pub(super) stride: usize,
+    /// Adds to `c` instead of setting it.
+    pub(super) accumulate: bool,
+}
+
+/// The micro-kernels for Winograd's inner product of rows that lie so far apart.
+///
+/// # Safety
+/// Of those in it: as [`TileFn`].
+pub(super) struct InnerTiles {
+    /// Tiles of `nr` columns, by rows less one.
+    pub(super) full: &'static [unsafe fn(&InnerTile)],
+    /// Tiles of `nr / 2` columns, by rows less one.
+    pub(super) half: &'static [unsafe fn(&InnerTile)],
+}
+
+/// Rows to be brought to the size of columns, each by a power of two, for an [`InnerTile`].
+pub(super) struct InnerRows {
+    /// `count` pointers to rows.
+    pub(super) from: [*const f32; 16],
+    pub(super) count: usize,
+    /// Where they go, which may be where they are, `stride` apart.
+    pub(super) to: *mut f32,
+    pub(super) stride: usize,
+    /// Values of each row.
+    pub(super) k: usize,
+    /// The columns' size, as an exponent of two.
+    pub(super) size: i32,
+    /// What a kernel begins with, and what it multiplies with at the end, for each row.
+    pub(super) sums: *mut f32,
+    pub(super) scales: *mut f32,
+}
+
+/// The micro-kernels for Winograd's inner product, with the tiles and panels of an instruction set's others.
+pub(super) struct InnerKernels {
+    /// For linear layers.
+    pub(super) layers: InnerTiles,
+    /// For fast convolutions.
+    pub(super) fast: InnerTiles,
+    /// # Safety
+    /// The pointers cover what the sizes say, and the machine has the kernel's instructions.
+    pub(super) scale_rows: unsafe fn(&InnerRows),
+    /// What a kernel begins with for the columns of `k` rows of a width.
+    ///
+    /// # Safety
+    /// As above.
+    pub(super) column_sums: unsafe fn(*const f32, k: usize, width: usize, sums: *mut f32),
+}
+
 /// Multiplies rows of integers by the scales of their columns: scales, integers, where to, how many rows.
 ///
 /// # Safety
@@ -121,6 +186,8 @@ pub(super) struct Kernels {
     pub(super) widen_i8: [WidenI8Fn; 2],
     /// Those for bf16, which processors with the others may lack.
     pub(super) pairs: Option<&'static PairKernels>,
+    /// Those for Winograd's inner product, where it is faster.
+    pub(super) inner: Option<&'static InnerKernels>,
     /// Those of fast convolutions.
     pub(super) transforms: AllTransforms,
     /// Floating-point operations that take a slow machine some milliseconds.
@@ -138,6 +205,8 @@ impl Kernels {
             Simd::Avx2 => &super::kernel_x86::AVX2,
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => &super::kernel_x86::AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Simd::Zen4 => &super::kernel_x86::ZEN4,
         }
     }
 
@@ -165,6 +234,12 @@ impl Kernels {
     /// The kernel for bf16 and such a tile.
     pub(super) fn pair_tile(&self, pairs: &PairKernels, rows: usize, width: usize) -> PairTileFn {
         let kernels = if width == self.nr { pairs.full } else { pairs.half };
+        kernels[rows - 1]
+    }
+
+    /// The kernel for Winograd's inner product and such a tile.
+    pub(super) fn inner_tile(&self, tiles: &InnerTiles, rows: usize, width: usize) -> unsafe fn(&InnerTile) {
+        let kernels = if width == self.nr { tiles.full } else { tiles.half };
         kernels[rows - 1]
     }
 
@@ -309,6 +384,7 @@ static PORTABLE: Kernels = Kernels {
     widen_bf16: widen_bf16_portable,
     widen_i8: [widen_i8::<Four, 1>, widen_i8::<Four, 2>],
     pairs: None,
+    inner: None,
     transforms: all_transforms!(data, filter, output, Four),
     task: 32 << 20,
 };

@@ -5,9 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable, widen_i8};
-use super::kernel_bf16;
+use super::kernel::{
+    InnerKernels, Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable, widen_i8,
+};
 use super::transform::{Family, all_transforms, data, filter, output};
+use super::{kernel_bf16, kernel_inner};
 
 #[derive(Clone, Copy)]
 pub(super) struct Sse2(__m128);
@@ -350,6 +352,7 @@ pub(super) static SSE2: Kernels = Kernels {
     widen_bf16: widen_bf16_portable,
     widen_i8: [widen_i8::<Sse2, 1>, widen_i8::<Sse2, 2>],
     pairs: None,
+    inner: None,
     transforms: all_transforms!(data, filter, output, Sse2),
     task: 64 << 20,
 };
@@ -363,45 +366,53 @@ pub(super) static AVX2: Kernels = Kernels {
     widen_bf16: widen_bf16_avx2,
     widen_i8: [widen_i8_avx2::<1>, widen_i8_avx2::<2>],
     pairs: None,
+    inner: None,
     transforms: all_transforms!(data_avx2, filter_avx2, output_avx2),
     task: 400 << 20,
 };
 
-pub(super) static AVX512: Kernels = Kernels {
-    mr: 12,
-    nr: 32,
-    full: &[
-        avx512::<1, 2>,
-        avx512::<2, 2>,
-        avx512::<3, 2>,
-        avx512::<4, 2>,
-        avx512::<5, 2>,
-        avx512::<6, 2>,
-        avx512::<7, 2>,
-        avx512::<8, 2>,
-        avx512::<9, 2>,
-        avx512::<10, 2>,
-        avx512::<11, 2>,
-        avx512::<12, 2>,
-    ],
-    half: &[
-        avx512::<1, 1>,
-        avx512::<2, 1>,
-        avx512::<3, 1>,
-        avx512::<4, 1>,
-        avx512::<5, 1>,
-        avx512::<6, 1>,
-        avx512::<7, 1>,
-        avx512::<8, 1>,
-        avx512::<9, 1>,
-        avx512::<10, 1>,
-        avx512::<11, 1>,
-        avx512::<12, 1>,
-    ],
-    widen_f16: widen_f16_avx512,
-    widen_bf16: widen_bf16_avx512,
-    widen_i8: [widen_i8_avx512::<1>, widen_i8_avx512::<2>],
-    pairs: Some(&kernel_bf16::PAIRS),
-    transforms: all_transforms!(data_avx512, filter_avx512, output_avx512),
-    task: 400 << 20,
-};
+pub(super) static AVX512: Kernels = avx512_kernels(None);
+
+pub(super) static ZEN4: Kernels = avx512_kernels(Some(&kernel_inner::INNER));
+
+const fn avx512_kernels(inner: Option<&'static InnerKernels>) -> Kernels {
+    Kernels {
+        mr: 12,
+        nr: 32,
+        full: &[
+            avx512::<1, 2>,
+            avx512::<2, 2>,
+            avx512::<3, 2>,
+            avx512::<4, 2>,
+            avx512::<5, 2>,
+            avx512::<6, 2>,
+            avx512::<7, 2>,
+            avx512::<8, 2>,
+            avx512::<9, 2>,
+            avx512::<10, 2>,
+            avx512::<11, 2>,
+            avx512::<12, 2>,
+        ],
+        half: &[
+            avx512::<1, 1>,
+            avx512::<2, 1>,
+            avx512::<3, 1>,
+            avx512::<4, 1>,
+            avx512::<5, 1>,
+            avx512::<6, 1>,
+            avx512::<7, 1>,
+            avx512::<8, 1>,
+            avx512::<9, 1>,
+            avx512::<10, 1>,
+            avx512::<11, 1>,
+            avx512::<12, 1>,
+        ],
+        widen_f16: widen_f16_avx512,
+        widen_bf16: widen_bf16_avx512,
+        widen_i8: [widen_i8_avx512::<1>, widen_i8_avx512::<2>],
+        pairs: Some(&kernel_bf16::PAIRS),
+        inner,
+        transforms: all_transforms!(data_avx512, filter_avx512, output_avx512),
+        task: 400 << 20,
+    }
+}

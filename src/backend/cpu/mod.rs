@@ -9,10 +9,13 @@ mod attention_kernel;
 mod conv;
 mod elementwise;
 mod gemm;
+mod inner;
 mod int8;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kernel_bf16;
+#[cfg(target_arch = "x86_64")]
+mod kernel_inner;
 #[cfg(target_arch = "x86_64")]
 mod kernel_x86;
 mod math;

@@ -3,7 +3,7 @@
 use super::kernel::Kernels;
 use super::pack_panel::{pack_pairs, pack_panel};
 use super::pool::Buffer;
-use super::{Device, int8};
+use super::{Device, inner, int8};
 use crate::backend::{DType, Weight, WeightFormat};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Result, bail};
@@ -11,6 +11,11 @@ use crate::util::error::{Result, bail};
 /// Most values of `k` between two visits of a tile to memory. A panel's block of B stays in the L2 cache, from where it
 /// comes as fast as it is multiplied; more would add little to the rate, and to the rounding of longer sums.
 const K_BLOCK: usize = 640;
+
+/// Columns of the widest panel.
+pub(super) const WIDEST: usize = 32;
+/// Rows that are converted at a time to find a weight's scales.
+const ROWS_AT_A_TIME: usize = 16;
 
 /// A matrix `[taps·k, n]` cut into panels of `nr` columns; a panel holds for each tap and each `k` one row. A
 /// linear layer has one tap, a convolution `kh·kw`.
@@ -24,6 +29,9 @@ pub(super) struct Packed {
     bias: Buffer,
     /// `k` zeros: the row that padding points to.
     zeros: Buffer,
+    /// For kernels of Winograd's inner product: for each column of the panels a power of two that brings it to the size of
+    /// one, then for each the power that undoes it.
+    scales: Option<Buffer>,
 }
 
 /// What the panels hold.
@@ -45,6 +53,11 @@ impl Values {
             _ if bf16 => Values::Pairs,
             _ => Values::Stored(dtype),
         }
+    }
+
+    /// Whether columns can be multiplied by powers of two where they are converted.
+    pub(super) fn can_be_scaled(self) -> bool {
+        self != Values::Pairs
     }
 
     /// Bytes of one column of a tap of `k` inputs.
@@ -123,7 +136,66 @@ impl Packed {
             }
         })?;
         let zeros = Buffer::new(memory, k * 4, "a row of zeros")?;
-        Ok(Self { n, k, taps, values, panels, bias, zeros })
+        let mut packed = Self { n, k, taps, values, panels, bias, zeros, scales: None };
+        if values.can_be_scaled() && kernels.inner.is_some() {
+            packed.scales = Some(packed.find_scales(device)?);
+        }
+        Ok(packed)
+    }
+
+    fn find_scales(&self, device: &Device) -> Result<Buffer> {
+        let (kernels, padded) = (device.kernels, device.kernels.padded(self.n));
+        let mut scales = Buffer::new(&device.memory, 2 * padded * 4, "a weight's scales")?;
+        let target = Target(scales.as_mut_ptr().cast::<f32>());
+        device.threads.run(self.n.div_ceil(kernels.nr), &Cancel::default(), |panel, _| {
+            let width = kernels.width(self.n, panel);
+            let mut squares = [0.0; WIDEST];
+            let squares = &mut squares[..width];
+            let mut rows = [0.0; ROWS_AT_A_TIME * WIDEST];
+            for tap in 0..self.taps {
+                for k_start in (0..self.k).step_by(ROWS_AT_A_TIME) {
+                    let k = ROWS_AT_A_TIME.min(self.k - k_start);
+                    let rows = &mut rows[..k * width];
+                    self.copy_block(kernels, panel, &KBlock { tap, taps: 1, k_start, k }, rows);
+                    inner::add_squares(device.simd, rows, squares);
+                }
+            }
+            for (column, square) in squares.iter().enumerate() {
+                let exponent = inner::exponent(square / (self.taps * self.k) as f32);
+                let at = panel * kernels.nr + column;
+                // SAFETY: this task alone writes the scales of its columns; there is one of each kind for all of them.
+                unsafe {
+                    *target.at(at) = inner::power(-exponent);
+                    *target.at(padded + at) = inner::power(exponent);
+                }
+            }
+        })?;
+        Ok(scales)
+    }
+
+    /// Of every column of the panels, what its products are multiplied by where [`Self::scaled_block`] was.
+    pub(super) fn column_scales(&self, kernels: &Kernels) -> &[f32] {
+        let padded = kernels.padded(self.n);
+        self.scales.as_ref().map_or(&[], |scales| &scales.f32(2 * padded)[padded..])
+    }
+
+    /// A panel's rows of a block as `f32`.
+    fn copy_block(&self, kernels: &Kernels, panel: usize, block: &KBlock, to: &mut [f32]) {
+        let from = self.block(kernels, panel, block, to);
+        if from != to.as_ptr() {
+            // SAFETY: a block has as many values, and these are those of the weight.
+            to.copy_from_slice(unsafe { std::slice::from_raw_parts(from, to.len()) });
+        }
+    }
+
+    /// The same, brought to the size of one.
+    pub(super) fn scaled_block(&self, device: &Device, panel: usize, block: &KBlock, to: &mut [f32]) {
+        let kernels = device.kernels;
+        self.copy_block(kernels, panel, block, to);
+        if let Some(scales) = &self.scales {
+            let scales = &scales.f32(2 * kernels.padded(self.n))[panel * kernels.nr..];
+            inner::scale_columns(device.simd, to, &scales[..kernels.width(self.n, panel)]);
+        }
     }
 
     pub(super) fn bias(&self) -> &[f32] {

@@ -18,6 +18,9 @@ pub(super) enum Simd {
     /// AVX-512 F and what every processor with it has (AVX2, FMA, F16C).
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 F and VL on AMD's Zen 4, whose adders work beside its multiply-adders.
+    #[cfg(target_arch = "x86_64")]
+    Zen4,
 }
 
 impl Simd {
@@ -36,6 +39,9 @@ impl Simd {
             }
             if avx2 && is_x86_feature_detected!("avx512f") {
                 paths.push(Simd::Avx512);
+                if is_zen4() && is_x86_feature_detected!("avx512vl") {
+                    paths.push(Simd::Zen4);
+                }
             }
         }
         paths
@@ -62,6 +68,8 @@ impl Simd {
             "avx2" => Some(Simd::Avx2),
             #[cfg(target_arch = "x86_64")]
             "avx512" => Some(Simd::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            "zen4" => Some(Simd::Zen4),
             _ => None,
         }
     }
@@ -76,8 +84,21 @@ impl Simd {
             Simd::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Simd::Zen4 => "AVX-512 Zen 4",
         }
     }
+}
+
+/// Whether this is a Zen 3 or 4 of AMD, of which only the latter has AVX-512.
+#[cfg(target_arch = "x86_64")]
+fn is_zen4() -> bool {
+    use std::arch::x86_64::__cpuid;
+    let vendor = __cpuid(0);
+    let bytes = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+    let version = __cpuid(1).eax;
+    let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
+    bytes.as_flattened() == b"AuthenticAMD" && family == 0x19
 }
 
 /// The variable's value; an empty one says nothing.
@@ -93,7 +114,7 @@ pub fn ignored_environment() -> Option<String> {
 
 fn ignored(name: &str) -> Option<String> {
     Simd::named(name).is_none().then(|| {
-        format!("environment variable {VARIABLE}: {name:?} is none of portable, sse2, avx2 and avx512, and is ignored")
+        format!("environment variable {VARIABLE}: {name:?} is none of portable, sse2, avx2, avx512 and zen4, and is ignored")
     })
 }
 
@@ -121,7 +142,7 @@ macro_rules! vectorized {
                     unsafe { avx2($($arg),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
-                Simd::Avx512 => {
+                Simd::Avx512 | Simd::Zen4 => {
                     #[target_feature(enable = "avx512f,avx2,fma,f16c")]
                     fn avx512($($arg: $ty),*) {
                         $body::<true>($($arg),*);
@@ -147,7 +168,9 @@ mod tests {
         assert_eq!(Simd::fastest(None), best);
         assert_eq!(Simd::fastest(Simd::named("portable")), Simd::Portable);
         #[cfg(target_arch = "x86_64")]
-        for (name, path) in [("sse2", Simd::Sse2), ("AVX2", Simd::Avx2), ("avx512", Simd::Avx512)] {
+        for (name, path) in
+            [("sse2", Simd::Sse2), ("AVX2", Simd::Avx2), ("avx512", Simd::Avx512), ("zen4", Simd::Zen4)]
+        {
             assert_eq!(Simd::fastest(Simd::named(name)), path.min(best));
             assert_eq!(ignored(name), None);
         }

@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::conv::{ConvSize, Method, is_always_direct};
-use super::kernel::Kernels;
+use super::kernel::{InnerKernels, Kernels};
 use super::pack::{Packed, Values};
 use super::residual::enlarged;
 use super::winograd::Room;
-use super::{Cpu, attention, gemm, norm, strips};
+use super::{Cpu, attention, gemm, inner, norm, strips};
 use crate::backend::shape::{Block, Event, Layer, Model, Product, Shapes, SmallBlock, Work};
 use crate::backend::{ConvGeometry, DType, Shape};
 
@@ -92,14 +92,29 @@ impl Sizes {
     /// What a convolution by `method` works in to make `out`.
     fn conv(&self, conv: &ConvSize, method: Method, out: Shape) -> usize {
         let floats = match method.transforms(self.kernels) {
-            Some(transforms) => Room::new(self.kernels, transforms, out, conv.inputs, self.threads).floats(),
+            Some(transforms) => {
+                let (_, inner) = self.product(conv.values, out);
+                Room::new(self.kernels, inner, transforms, out, conv.inputs, self.threads).floats()
+            }
             None => {
                 let taps = conv.kernel[0] * conv.kernel[1];
-                gemm::Cut::new(self.kernels, self.threads, out, [conv.inputs, taps], conv.values, false)
-                    .floats()
+                gemm::Cut::new(
+                    self.kernels,
+                    self.threads,
+                    out,
+                    [conv.inputs, taps],
+                    self.product(conv.values, out),
+                    false,
+                )
+                .floats()
             }
         };
         self.scratch(floats)
+    }
+
+    /// How a weight of such values is multiplied to make `out`.
+    fn product(&self, values: Values, out: Shape) -> (Values, Option<&'static InnerKernels>) {
+        (values, inner::kernels(self.kernels, self.strict, values, out))
     }
 
     /// A convolution of some rows of an image of `whole`.
@@ -257,12 +272,14 @@ impl Model for Sizes {
         1
     }
 
-    /// Panels, bias and zeros, as `Packed::new`.
+    /// Panels, bias, zeros and scales, as `Packed::new`.
     fn layer(&self, layer: &Layer) -> Vec<usize> {
         let values = self.values(layer);
         let taps = layer.kernel[0] * layer.kernel[1];
-        let panels = self.kernels.padded(layer.outputs) * taps * values.tap_len(layer.inputs);
-        vec![panels, layer.outputs * 4, layer.inputs * 4]
+        let padded = self.kernels.padded(layer.outputs);
+        let panels = padded * taps * values.tap_len(layer.inputs);
+        let scales = self.kernels.inner.filter(|_| values.can_be_scaled()).map(|_| 2 * padded * 4);
+        [panels, layer.outputs * 4, layer.inputs * 4].into_iter().chain(scales).collect()
     }
 
     fn table(&self, len: usize, dtype: DType) -> usize {
@@ -273,7 +290,10 @@ impl Model for Sizes {
         let (layer, out) = (product.layer, product.out);
         let scratch = if product.gated {
             let (size, values) = ([layer.inputs, 1], self.values(layer));
-            self.scratch(gemm::Cut::new(self.kernels, self.threads, out, size, values, true).floats())
+            self.scratch(
+                gemm::Cut::new(self.kernels, self.threads, out, size, self.product(values, out), true)
+                    .floats(),
+            )
         } else {
             let conv = self.size(layer);
             let method = layer.geometry.map_or(Method::Direct, |_| self.method(&conv, out));

@@ -158,7 +158,7 @@ fn what_has_fast_algorithms_stays_as_stored() {
 
 #[test]
 fn an_instruction_set_without_bf16_has_none() {
-    for simd in Simd::available().into_iter().filter(|simd| simd.name() != "AVX-512") {
+    for simd in Simd::available().into_iter().filter(|simd| !simd.name().starts_with("AVX-512")) {
         assert!(Cpu::with_simd(1, None, simd).unwrap().with_bf16().is_none(), "{simd:?}");
     }
 }

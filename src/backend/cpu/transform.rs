@@ -18,6 +18,8 @@ pub(super) trait Family {
     const POINTS: usize;
     /// Side of the tile of output.
     const TILE: usize;
+    /// What the transform multiplies the size of a filter of independent taps by, at each point: so many times √2, about.
+    const SIZES: [i32; SIDE];
 
     fn data<V: Vector>(d: [V; SIDE]) -> [V; SIDE];
     fn filter<V: Vector>(g: [V; 3]) -> [V; SIDE];
@@ -34,6 +36,7 @@ impl Family for Winograd4 {
     const PATCH: usize = 6;
     const POINTS: usize = 6;
     const TILE: usize = 4;
+    const SIZES: [i32; SIDE] = [0, 1, 1, 3, 3, 0];
 
     #[inline(always)]
     fn data<V: Vector>(d: [V; SIDE]) -> [V; SIDE] {
@@ -93,6 +96,7 @@ impl Family for Winograd2 {
     const PATCH: usize = 4;
     const POINTS: usize = 4;
     const TILE: usize = 2;
+    const SIZES: [i32; SIDE] = [0; SIDE];
 
     #[inline(always)]
     fn data<V: Vector>(d: [V; SIDE]) -> [V; SIDE] {
@@ -122,6 +126,7 @@ impl Family for Enlarged {
     const PATCH: usize = 4;
     const POINTS: usize = 5;
     const TILE: usize = 4;
+    const SIZES: [i32; SIDE] = [0, 2, 4, 4, 0, 0];
 
     #[inline(always)]
     fn data<V: Vector>(d: [V; SIDE]) -> [V; SIDE] {
@@ -173,6 +178,7 @@ impl Family for Phases {
     const PATCH: usize = 3;
     const POINTS: usize = 4;
     const TILE: usize = 2;
+    const SIZES: [i32; SIDE] = [0, 1, 1, 0, 0, 0];
 
     #[inline(always)]
     fn data<V: Vector>(d: [V; SIDE]) -> [V; SIDE] {
@@ -196,6 +202,7 @@ pub(super) struct Transforms {
     pub(super) patch: usize,
     pub(super) points: usize,
     pub(super) tile: usize,
+    pub(super) sizes: [i32; SIDE],
     /// See [`data`], [`filter`] and [`output`].
     pub(super) data: unsafe fn(*const *const f32, usize, usize, *mut f32, usize),
     pub(super) filter: unsafe fn(&[*const f32; 9], usize, *mut f32, usize),
@@ -326,6 +333,7 @@ macro_rules! all_transforms {
             patch: transform::$family::PATCH,
             points: transform::$family::POINTS,
             tile: transform::$family::TILE,
+            sizes: transform::$family::SIZES,
             data: $data::<$($vector,)? transform::$family>,
             filter: $filter::<$($vector,)? transform::$family>,
             output: $output::<$($vector,)? transform::$family>,

@@ -7,8 +7,9 @@
 
 use super::Cpu;
 use super::gemm::{Finish, add_row, finish_row};
-use super::kernel::{Kernels, Tile};
-use super::pack::{KBlock, Packed, Target};
+use super::inner::{self, FAST_STRIDE, ROWS};
+use super::kernel::{InnerKernels, InnerRows, InnerTile, Kernels, Tile};
+use super::pack::{KBlock, Packed, Target, WIDEST};
 use super::threads::even_part;
 use super::transform::Transforms;
 use crate::backend::Shape;
@@ -112,6 +113,8 @@ pub(super) struct Room {
     data_stride: usize,
     filter_stride: usize,
     sums_stride: usize,
+    /// What the rows of a point begin and end with, for kernels of Winograd's inner product; as many for each.
+    ends_len: usize,
     last_len: usize,
 }
 
@@ -119,6 +122,7 @@ impl Room {
     /// For an output of `shape` from `inputs` channels.
     pub(super) fn new(
         kernels: &Kernels,
+        inner: Option<&InnerKernels>,
         transforms: &Transforms,
         shape: Shape,
         inputs: usize,
@@ -128,7 +132,10 @@ impl Room {
         let (points, pixels, nr) = (side * side, patch * patch, kernels.nr);
         let tiles = shape.n * shape.h.div_ceil(tile_side) * shape.w.div_ceil(tile_side);
         let cut = Cut::new(kernels, points, tiles, shape.c.div_ceil(nr), threads);
-        let depth = (FILTERS / nr).min(inputs.next_multiple_of(APART));
+        let depth = match inner {
+            Some(_) => FAST_STRIDE,
+            None => (FILTERS / nr).min(inputs.next_multiple_of(APART)),
+        };
         let columns = cut.panels * nr;
         let pointer_count = cut.tiles * (pixels + 1);
         let pointer_len = pointer_count * size_of::<*const f32>() / size_of::<f32>();
@@ -140,6 +147,7 @@ impl Room {
             data_stride: cut.tiles * depth + APART,
             filter_stride: depth * nr + APART,
             sums_stride: cut.tiles * columns + APART,
+            ends_len: inner.map_or(0, |_| points * cut.tiles),
             last_len: (tile_side * tile_side * columns).max(9 * FILTER_ROWS * nr).max(pixels * APART),
             cut,
         }
@@ -147,7 +155,7 @@ impl Room {
 
     pub(super) fn floats(&self) -> usize {
         let strides = self.data_stride + self.filter_stride + self.sums_stride;
-        self.pointer_len + self.points * strides + self.last_len
+        self.pointer_len + self.points * strides + 2 * self.ends_len + self.last_len
     }
 }
 
@@ -175,12 +183,14 @@ pub(super) fn run(
     let (down, across) = (shape.h.div_ceil(tile_side), shape.w.div_ceil(tile_side));
     let tiles = shape.n * down * across;
     let panels = shape.c.div_ceil(nr);
-    let room = Room::new(kernels, transforms, shape, weight.k, cpu.concurrency());
+    let inner = inner::kernels(kernels, cpu.strict, weight.values, shape);
+    let room = Room::new(kernels, inner, transforms, shape, weight.k, cpu.concurrency());
     let cut = &room.cut;
     let column_tasks = panels.div_ceil(cut.panels);
 
     let Room { depth, pointer_count, pointer_len, data_stride, filter_stride, sums_stride, last_len, .. } =
         room;
+    let ends_len = room.ends_len;
     let columns = cut.panels * nr;
     let scratch = cpu.scratch(room.floats())?;
 
@@ -198,16 +208,20 @@ pub(super) fn run(
         let start = scratch.slot(slot);
         // SAFETY: a slot belongs to one thread at a time and has room for these parts; the pointers are at its start,
         // which is aligned to a cache line.
-        let (pointers, data, filters, sums, last) = unsafe {
+        let (pointers, data, filters, sums, row_sums, row_scales, last) = unsafe {
             let data = start.add(pointer_len);
             let filters = data.add(points * data_stride);
             let sums = filters.add(points * filter_stride);
-            let last = sums.add(points * sums_stride);
+            let row_sums = sums.add(points * sums_stride);
+            let row_scales = row_sums.add(ends_len);
+            let last = row_scales.add(ends_len);
             (
                 std::slice::from_raw_parts_mut(start.cast::<*const f32>(), pointer_count),
                 data,
                 filters,
                 sums,
+                std::slice::from_raw_parts_mut(row_sums, ends_len),
+                std::slice::from_raw_parts_mut(row_scales, ends_len),
                 std::slice::from_raw_parts_mut(last, last_len),
             )
         };
@@ -226,6 +240,28 @@ pub(super) fn run(
                     transform_patch(transforms, kernels.nr / 2, source, k_start, k, to, data_stride, last)
                 };
             }
+            if let Some(inner) = inner {
+                for point in 0..points {
+                    let size = (transforms.sizes[point / side] + transforms.sizes[point % side]) / 2;
+                    for first in (0..count).step_by(ROWS) {
+                        let at = point * cut.tiles + first;
+                        let to = data.wrapping_add(point * data_stride + first * depth);
+                        // SAFETY: the tiles' values of the point, transformed just now.
+                        unsafe {
+                            (inner.scale_rows)(&InnerRows {
+                                from: std::array::from_fn(|i| to.wrapping_add(i * depth).cast_const()),
+                                count: ROWS.min(count - first),
+                                to,
+                                stride: depth,
+                                k,
+                                size,
+                                sums: row_sums[at..].as_mut_ptr(),
+                                scales: row_scales[at..].as_mut_ptr(),
+                            });
+                        }
+                    }
+                }
+            }
             let mut offset = 0;
             for panel in task_panels.clone() {
                 // A task may take tens of milliseconds. Once this is set the operation fails, whatever the result.
@@ -237,13 +273,44 @@ pub(super) fn run(
                     let rows = FILTER_ROWS.min(k - row);
                     let taps = std::array::from_fn(|tap| {
                         let block = KBlock { tap, taps: 1, k_start: k_start + row, k: rows };
-                        weight.block(kernels, panel, &block, &mut last[tap * FILTER_ROWS * nr..])
+                        let to = &mut last[tap * FILTER_ROWS * nr..];
+                        if inner.is_some() {
+                            let to = &mut to[..rows * width];
+                            weight.scaled_block(&cpu.device, panel, &block, to);
+                            return to.as_ptr();
+                        }
+                        weight.block(kernels, panel, &block, to)
                     });
                     let to = filters.wrapping_add(row * width);
                     // SAFETY: the block's rows are whole vectors, and each point of the filters has room for all of them.
                     unsafe { (transforms.filter)(&taps, rows * width / (nr / 2), to, filter_stride) };
                 }
                 for point in 0..points {
+                    if let Some(inner) = inner {
+                        let filters = filters.wrapping_add(point * filter_stride);
+                        let mut first_sums = [0.0; WIDEST];
+                        let column_scales = &weight.column_scales(kernels)[panel * nr..];
+                        // SAFETY: the panel's block of this point has `k` rows.
+                        unsafe { (inner.column_sums)(filters, k, width, first_sums.as_mut_ptr()) };
+                        for row in (0..count).step_by(mr) {
+                            let at = point * cut.tiles + row;
+                            let tile = InnerTile {
+                                a: data.wrapping_add(point * data_stride + row * FAST_STRIDE),
+                                k,
+                                b: filters,
+                                row_sums: row_sums[at..].as_ptr(),
+                                column_sums: first_sums.as_ptr(),
+                                row_scales: row_scales[at..].as_ptr(),
+                                column_scales: column_scales.as_ptr(),
+                                c: sums.wrapping_add(point * sums_stride + row * stride + offset),
+                                stride,
+                                accumulate: k_start > 0,
+                            };
+                            // SAFETY: as below.
+                            unsafe { kernels.inner_tile(&inner.fast, mr.min(count - row), width)(&tile) };
+                        }
+                        continue;
+                    }
                     for row in (0..count).step_by(mr) {
                         let tile = Tile {
                             rows: rows[row..].as_ptr(),
