@@ -5,13 +5,13 @@
 //! keys first, then channels. So no size of a head leaves a part of a register empty, the softmax never adds up a
 //! register, and keys and values stay rows of channels; only queries are turned, and results turned back.
 
-use super::attention_bf16;
 use super::attention_kernel::{Parts, Scores, Softmax, Weigh};
-use super::kernel::{Kernels, PairKernels};
+use super::inner::scale_matrix;
+use super::kernel::{InnerKernels, Kernels, PairKernels};
 use super::pack::Target;
 use super::pool::Block;
 use super::transpose::{gather, scatter};
-use super::{Cpu, CpuTensor};
+use super::{Cpu, CpuTensor, attention_bf16, attention_inner};
 use crate::backend::Shape;
 use crate::util::error::{Result, bail};
 
@@ -27,6 +27,8 @@ const SHORT_QUERIES: usize = 128;
 const PANEL: usize = 5 << 10;
 /// Fewest queries, and most channels of a head, that keys and values are copied for.
 const COPY: (usize, usize) = (2048, 256);
+/// Fewest queries that keys and values are copied for by Winograd's inner product.
+const COPY_INNER: usize = 256;
 /// Keys times heads that make a task worth its while: few keys are for several heads at once, which lie side by side.
 const TASK: usize = 1024;
 
@@ -51,6 +53,8 @@ pub(super) struct Sizes {
     copied: Option<usize>,
     /// Whether the copies, and what they are multiplied by, are bf16: see [`attention_bf16`].
     bf16: bool,
+    /// The kernels of Winograd's inner product, if the copies are for these: see [`attention_inner`].
+    inner: Option<&'static InnerKernels>,
 }
 
 impl Sizes {
@@ -63,7 +67,7 @@ impl Sizes {
         keys: usize,
         heads: usize,
         causal: bool,
-        bf16: bool,
+        (strict, bf16): (bool, bool),
     ) -> Self {
         let (d, nr) = (q.c / heads, kernels.nr);
         let all_panels = q.n * heads * q.pixels().div_ceil(nr);
@@ -75,14 +79,20 @@ impl Sizes {
         let tile = keys.div_ceil(keys.div_ceil(KEYS).max(1));
         let copies = long && q.pixels() >= COPY.0 && d <= COPY.1;
         let bf16 = bf16 && copies && !causal;
+        let inner = kernels.inner.filter(|_| {
+            !strict && !bf16 && !causal && q.pixels() >= COPY_INNER && d <= COPY.1 && keys >= LINE
+        });
         let step = if bf16 { d.div_ceil(2) } else { d };
-        let copied = copies.then_some((step.div_ceil(LINE) | 1) * LINE);
-        Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, copied, bf16 }
+        let copied = (copies || inner.is_some()).then_some((step.div_ceil(LINE) | 1) * LINE);
+        Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, copied, bf16, inner }
     }
 
     /// Values, or pairs of them, of the copies of a head's keys and of its values.
     fn copy_len(&self) -> Option<[usize; 2]> {
         let keys = self.keys * self.copied?;
+        if self.inner.is_some() {
+            return Some(attention_inner::copy_len(self));
+        }
         Some([keys, if self.bf16 { attention_bf16::values_len(self) } else { keys }])
     }
 
@@ -91,9 +101,9 @@ impl Sizes {
         self.copy_len().map(|lengths| lengths.map(|len| n * self.heads * len * size_of::<f32>()))
     }
 
-    /// Floats of a panel: queries, sums, maxima, and totals.
+    /// Floats of a panel: queries, sums, maxima, totals, and for each query what a kernel begins and ends with.
     fn panel_floats(&self) -> usize {
-        (2 * self.d + 2) * self.nr
+        (2 * self.d + if self.inner.is_some() { 4 } else { 2 }) * self.nr
     }
 
     /// Floats that a thread works in.
@@ -121,15 +131,24 @@ pub(super) fn attention(
         bail!(Internal, "attention: {heads} heads of {}, {} and {}", q.shape, k.shape, v.shape);
     }
     let kernels = cpu.device.kernels;
-    let sizes = Sizes::new(kernels, cpu.concurrency(), q.shape, k.shape.pixels(), heads, causal, cpu.bf16);
+    let exact = (cpu.strict, cpu.bf16);
+    let sizes = Sizes::new(kernels, cpu.concurrency(), q.shape, k.shape.pixels(), heads, causal, exact);
     let mut out = cpu.tensor(q.shape, "attention")?;
-    let pairs = kernels.pairs.filter(|_| sizes.bf16);
-    let [k, v] = match (sizes.copied.zip(sizes.copy_bytes(k.shape.n)), pairs) {
-        (Some((step, [keys, values])), Some(pairs)) => [
+    let product = match (sizes.inner, kernels.pairs.filter(|_| sizes.bf16)) {
+        (Some(inner), _) => Product::Inner(inner),
+        (None, Some(pairs)) => Product::Pairs(pairs),
+        (None, None) => Product::Plain,
+    };
+    let [k, v] = match (sizes.copied.zip(sizes.copy_bytes(k.shape.n)), product) {
+        (Some((_, [keys, values])), Product::Inner(inner)) => [
+            Rows::Copied(attention_inner::copy_keys(cpu, &sizes, inner, k, keys)?),
+            Rows::Copied(attention_inner::copy_values(cpu, &sizes, inner, v, values)?),
+        ],
+        (Some((step, [keys, values])), Product::Pairs(pairs)) => [
             Rows::Copied(attention_bf16::copy_keys(cpu, &sizes, pairs, k, step, keys)?),
             Rows::Copied(attention_bf16::copy_values(cpu, &sizes, pairs, v, values)?),
         ],
-        (Some((step, [keys, values])), None) => [
+        (Some((step, [keys, values])), Product::Plain) => [
             Rows::Copied(copy(cpu, &sizes, k, step, keys)?),
             Rows::Copied(copy(cpu, &sizes, v, step, values)?),
         ],
@@ -151,7 +170,7 @@ pub(super) fn attention(
             let head = Head {
                 sizes: &sizes,
                 kernels,
-                pairs,
+                product,
                 parts: Parts::new(cpu.device.simd),
                 q: &q.values()[token(&sizes, image, sizes.queries, index)..],
                 k: k.head(&sizes, image, index, 0),
@@ -195,6 +214,21 @@ impl Rows<'_> {
     }
 }
 
+/// Calls `body(tile's first key, its keys, where the head's rows begin, index of the head)` for every tile.
+pub(super) fn for_each_tile(
+    cpu: &Cpu,
+    sizes: &Sizes,
+    images: usize,
+    body: impl Fn(usize, usize, usize, usize) + Sync,
+) -> Result<()> {
+    let tiles = sizes.keys.div_ceil(sizes.tile);
+    cpu.parallel(images * sizes.heads * tiles, |task, _| {
+        let (head, first) = (task / tiles, task % tiles * sizes.tile);
+        let keys = sizes.tile.min(sizes.keys - first);
+        body(first, keys, token(sizes, head / sizes.heads, sizes.keys, head % sizes.heads), head);
+    })
+}
+
 /// Keys or values, a row `step` from the next.
 fn copy(cpu: &Cpu, sizes: &Sizes, from: &CpuTensor, step: usize, bytes: usize) -> Result<Block> {
     let mut block = cpu.pool.take(bytes, "attention")?;
@@ -212,12 +246,21 @@ fn copy(cpu: &Cpu, sizes: &Sizes, from: &CpuTensor, step: usize, bytes: usize) -
     Ok(block)
 }
 
+/// How keys and values are multiplied.
+#[derive(Clone, Copy)]
+enum Product<'a> {
+    Plain,
+    /// As [`attention_bf16`] copies them.
+    Pairs(&'a PairKernels),
+    /// As [`attention_inner`] does.
+    Inner(&'a InnerKernels),
+}
+
 /// A head of an image.
 struct Head<'a> {
     sizes: &'a Sizes,
     kernels: &'a Kernels,
-    /// Those to multiply with, if keys and values are copied as bf16.
-    pairs: Option<&'a PairKernels>,
+    product: Product<'a>,
     parts: &'static Parts,
     /// From this head's first value on: a row for each token.
     q: &'a [f32],
@@ -240,6 +283,8 @@ struct Panel<'a> {
     maxima: &'a mut [f32],
     /// A row: the sum of each query's weights.
     totals: &'a mut [f32],
+    /// Two rows, or none: what kernels of Winograd's inner product begin and end with for each query.
+    ends: &'a mut [f32],
 }
 
 /// Cuts `len` into parts of at most `most`, as equal as can be.
@@ -259,12 +304,13 @@ impl Head<'_> {
     fn panel<'a>(&self, first: usize, last: usize, room: &'a mut [f32]) -> Panel<'a> {
         let &Sizes { d, nr, .. } = self.sizes;
         let count = nr.min(last - first);
-        let width = if count <= nr / 2 { nr / 2 } else { nr };
+        let width = if count <= nr / 2 && self.sizes.inner.is_none() { nr / 2 } else { nr };
         let (queries, room) = room.split_at_mut(d * nr);
         let (sums, room) = room.split_at_mut(d * nr);
-        let (maxima, totals) = room.split_at_mut(nr);
+        let (maxima, room) = room.split_at_mut(nr);
+        let (totals, ends) = room.split_at_mut(nr);
         let (queries, sums) = (&mut queries[..d * width], &mut sums[..d * width]);
-        Panel { first, count, width, queries, sums, maxima, totals }
+        Panel { first, count, width, queries, sums, maxima, totals, ends }
     }
 
     /// The attention of queries `first` to `last`.
@@ -280,8 +326,13 @@ impl Head<'_> {
             let panel = self.panel(first, last, room);
             let rows = &self.q[first * step..];
             gather(rows, step, panel.count, scale, panel.width, panel.queries);
-            if let Some(pairs) = self.pairs {
-                attention_bf16::pair_rows(pairs, panel.queries, panel.width);
+            match self.product {
+                Product::Plain => (),
+                Product::Pairs(pairs) => attention_bf16::pair_rows(pairs, panel.queries, panel.width),
+                Product::Inner(inner) => {
+                    let (sums, scales) = panel.ends.split_at_mut(panel.width);
+                    scale_matrix(cpu.device.simd, inner, panel.queries, 0, sums, scales);
+                }
             }
             // Not -∞, from which a score of -∞ differs by NaN.
             panel.maxima.fill(f32::MIN);
@@ -319,13 +370,19 @@ impl Head<'_> {
         let sizes = self.sizes;
         let Panel { first, width, .. } = panel;
         let half = width < sizes.nr;
-        match self.pairs {
-            Some(pairs) => {
+        match self.product {
+            Product::Inner(inner) => {
+                let (sums, scales) = panel.ends.split_at(width);
+                let queries = attention_inner::Queries { rows: panel.queries, sums, scales };
+                let kernels = (self.kernels, inner);
+                attention_inner::score(kernels, sizes, (self.k, start, keys), &queries, scores);
+            }
+            Product::Pairs(pairs) => {
                 let keys = &self.k[start * self.step..][..keys * self.step];
                 let scores = &mut scores[..keys.len() / self.step * width];
                 attention_bf16::score(self.kernels, pairs, (keys, self.step), (panel.queries, width), scores);
             }
-            None => self.score(&panel, start, keys, scores),
+            Product::Plain => self.score(&panel, start, keys, scores),
         }
         if sizes.causal {
             for key in first.max(start)..start + keys {
@@ -341,14 +398,19 @@ impl Head<'_> {
         };
         // SAFETY: there is a row of scores for each key, and the others have `nr` values, not less than `width`.
         unsafe { self.parts.softmax(half)(&arguments) };
-        match self.pairs {
-            Some(pairs) => {
+        match self.product {
+            Product::Inner(inner) => {
+                let (kernels, weights) = ((self.kernels, inner), &scores[..keys * width]);
+                let values = (self.v, start, keys);
+                attention_inner::weigh(kernels, sizes, values, weights, &fades[..width], panel.sums);
+            }
+            Product::Pairs(pairs) => {
                 let fades = (start > 0).then_some(&fades[..width]);
                 let values = attention_bf16::tile(sizes, self.v, start);
                 let weights = &mut scores[..keys * width];
                 attention_bf16::weigh(self.kernels, pairs, values, (weights, width), fades, panel.sums);
             }
-            None => self.weigh(panel, start, keys, scores, fades),
+            Product::Plain => self.weigh(panel, start, keys, scores, fades),
         }
     }
 

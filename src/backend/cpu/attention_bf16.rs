@@ -4,7 +4,7 @@
 //! Keys are rows of pairs of channels. A tile's values are turned, rows of pairs of keys for each channel, so that both
 //! products are those of the micro-kernel. Pairs lie in memory for `f32`, which has their size.
 
-use super::attention::{Sizes, for_each_part, token};
+use super::attention::{Sizes, for_each_part, for_each_tile};
 use super::kernel::{Kernels, PairKernels, PairTile};
 use super::pack::Target;
 use super::pool::Block;
@@ -27,21 +27,6 @@ pub(super) fn values_len(sizes: &Sizes) -> usize {
 /// The values of the tile that begins with key `start`.
 pub(super) fn tile<'a>(sizes: &Sizes, values: &'a [f32], start: usize) -> &'a [f32] {
     &values[start / sizes.tile * tile_len(sizes)..][..tile_len(sizes)]
-}
-
-/// Calls `body(tile's first key, its keys, where the head's rows begin, index of the head)` for every tile.
-fn for_each_tile(
-    cpu: &Cpu,
-    sizes: &Sizes,
-    images: usize,
-    body: impl Fn(usize, usize, usize, usize) + Sync,
-) -> Result<()> {
-    let tiles = sizes.keys.div_ceil(sizes.tile);
-    cpu.parallel(images * sizes.heads * tiles, |task, _| {
-        let (head, first) = (task / tiles, task % tiles * sizes.tile);
-        let keys = sizes.tile.min(sizes.keys - first);
-        body(first, keys, token(sizes, head / sizes.heads, sizes.keys, head % sizes.heads), head);
-    })
 }
 
 /// Copies keys, a row `step` pairs from the next.

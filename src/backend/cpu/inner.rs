@@ -4,7 +4,7 @@
 use super::Device;
 use super::kernel::{InnerKernels, InnerRows, InnerTile, Kernels};
 use super::pack::{KBlock, Packed, Values};
-use super::simd::vectorized;
+use super::simd::{Simd, vectorized};
 use crate::backend::Shape;
 
 /// Most products in a block of the sum of a linear layer.
@@ -40,6 +40,33 @@ pub(super) fn exponent(mean_square: f32) -> i32 {
 /// A power of two with an exponent of at most 126.
 pub(super) fn power(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) << 23) as u32)
+}
+
+/// Most columns that [`scale_matrix`] takes.
+pub(super) const COLUMNS: usize = 272;
+
+/// Brings the columns of `rows`, whole vectors of them, to a size, an exponent of two. `sums` and `scales` become what a kernel
+/// begins and ends with for each.
+pub(super) fn scale_matrix(
+    simd: Simd,
+    inner: &InnerKernels,
+    rows: &mut [f32],
+    size: i32,
+    sums: &mut [f32],
+    scales: &mut [f32],
+) {
+    let width = sums.len();
+    let k = rows.len() / width;
+    let mut squares = [0.0; COLUMNS];
+    let squares = &mut squares[..width];
+    add_squares(simd, rows, squares);
+    for (square, scale) in squares.iter_mut().zip(scales) {
+        let exponent = exponent(*square / k as f32) - size;
+        (*square, *scale) = (power(-exponent), power(exponent));
+    }
+    scale_columns(simd, rows, squares);
+    // SAFETY: there are `k` rows of the width of `sums`.
+    unsafe { (inner.column_sums)(rows.as_ptr(), k, width, sums.as_mut_ptr()) };
 }
 
 vectorized! {
@@ -175,6 +202,7 @@ impl<'a> Space<'a> {
         for row in (0..count).step_by(kernels.mr) {
             let tile = InnerTile {
                 a: self.rows[row * LAYER_STRIDE..].as_ptr(),
+                step: 1,
                 k,
                 b: columns.as_ptr(),
                 row_sums: self.row_sums[row..].as_ptr(),

@@ -101,6 +101,8 @@ pub(super) struct PairKernels {
 pub(super) struct InnerTile {
     /// `MR` rows, each multiplied by its power of two, a constant number of values apart.
     pub(super) a: *const f32,
+    /// From one value of a row to the next.
+    pub(super) step: usize,
     /// Values of each row to multiply.
     pub(super) k: usize,
     /// For each `k` one row of the panel's width, each column multiplied by its power of two.
@@ -152,6 +154,8 @@ pub(super) struct InnerKernels {
     pub(super) layers: InnerTiles,
     /// For fast convolutions.
     pub(super) fast: InnerTiles,
+    /// For attention, whose rows lie side by side.
+    pub(super) turned: InnerTiles,
     /// # Safety
     /// The pointers cover what the sizes say, and the machine has the kernel's instructions.
     pub(super) scale_rows: unsafe fn(&InnerRows),

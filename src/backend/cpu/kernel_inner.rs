@@ -29,8 +29,10 @@ struct Arguments {
     /// Where each third of the products ends.
     a: [*const f32; 3],
     b: [*const f32; 3],
-    /// Bytes of A in a third, negative.
-    minus_third: isize,
+    /// Bytes of A, and of B, in a third, negative.
+    minus_third: [isize; 2],
+    /// Bytes from one value of a row of A to the next.
+    a_step: usize,
     /// Bytes of A in what is left over, at most two products.
     rest: usize,
     row_sums: *const f32,
@@ -49,10 +51,11 @@ impl Arguments {
         let third = t.k / 3;
         let ends = [third, 2 * third, 3 * third];
         Self {
-            a: ends.map(|end| t.a.wrapping_add(end)),
+            a: ends.map(|end| t.a.wrapping_add(end * t.step)),
             b: ends.map(|end| t.b.wrapping_add(end * width)),
-            minus_third: -((third * size_of::<f32>()) as isize),
-            rest: (t.k - 3 * third) * size_of::<f32>(),
+            minus_third: [t.step, width].map(|step| -((third * step * size_of::<f32>()) as isize)),
+            a_step: t.step * size_of::<f32>(),
+            rest: (t.k - 3 * third) * t.step * size_of::<f32>(),
             row_sums: t.row_sums,
             column_sums: t.column_sums,
             row_scales: t.row_scales,
@@ -167,7 +170,8 @@ macro_rules! kernel {
                     "mov {br}, [{t} + {b} + 16]",
                     // Offsets from the ends.
                     "mov {i}, [{t} + {minus_third}]",
-                    "imul {j}, {i}, {width}",
+                    "mov {j}, [{t} + {minus_third} + 8]",
+                    "mov {as}, [{t} + {a_step}]",
                     "test {i}, {i}",
                     "jz 3f",
                     ".p2align 6",
@@ -179,7 +183,7 @@ macro_rules! kernel {
                     )*
                     $(for_vectors!($row, $vectors, multiply),)*
                     "add {j}, 4*{width}",
-                    "add {i}, 4",
+                    "add {i}, {as}",
                     "jnz 2b",
                     "3:",
                     "cmp {i}, [{t} + {rest}]",
@@ -187,7 +191,7 @@ macro_rules! kernel {
                     $(concat!("vmovups ", b!(last $v), ", [{br} + {j} + 64*", $v, "]"),)*
                     $(for_vectors!($row, $vectors, rest),)*
                     "add {j}, 4*{width}",
-                    "add {i}, 4",
+                    "add {i}, {as}",
                     "jmp 3b",
                     "4:",
                     "mov {ap}, [{t} + {column_scales}]",
@@ -205,12 +209,13 @@ macro_rules! kernel {
                     t = in(reg) &arguments,
                     ap = out(reg) _, aq = out(reg) _, ar = out(reg) _,
                     bp = out(reg) _, bq = out(reg) _, br = out(reg) _,
-                    i = out(reg) _, j = out(reg) _,
+                    i = out(reg) _, j = out(reg) _, as = out(reg) _,
                     width = const WIDTH,
                     step = const STRIDE * size_of::<f32>(),
                     a = const offset_of!(Arguments, a),
                     b = const offset_of!(Arguments, b),
                     minus_third = const offset_of!(Arguments, minus_third),
+                    a_step = const offset_of!(Arguments, a_step),
                     rest = const offset_of!(Arguments, rest),
                     row_sums = const offset_of!(Arguments, row_sums),
                     column_sums = const offset_of!(Arguments, column_sums),
@@ -268,6 +273,7 @@ macro_rules! kernels {
 kernels!(full, [0 1]);
 kernels!(half, [0]);
 
+/// The kernels for rows so many values apart.
 const fn tiles<const STRIDE: usize>() -> InnerTiles {
     InnerTiles { full: full::all::<STRIDE>(), half: half::all::<STRIDE>() }
 }
@@ -300,11 +306,13 @@ unsafe fn scale_rows(rows: &InnerRows) {
         _mm512_storeu_ps(factors.as_mut_ptr(), power(_mm512_sub_epi32(bias, exponents)));
         for ((to, from), factor) in rows().zip(from).zip(factors) {
             let factor = _mm512_set1_ps(factor);
-            for i in (0..k).step_by(LANES) {
-                let mask = mask(k - i);
-                let x = _mm512_maskz_loadu_ps(mask, from.wrapping_add(i));
-                _mm512_mask_storeu_ps(to.wrapping_add(i), mask, _mm512_mul_ps(x, factor));
-            }
+            each_vector(k, |i, _, mask| {
+                let scaled = _mm512_mul_ps(load(from.wrapping_add(i), mask), factor);
+                match mask {
+                    u16::MAX => _mm512_storeu_ps(to.wrapping_add(i), scaled),
+                    _ => _mm512_mask_storeu_ps(to.wrapping_add(i), mask, scaled),
+                }
+            });
         }
         for (to, partial) in rows().zip(&mut partial) {
             *partial = dot(to, to.wrapping_add(k / 3), k / 3);
@@ -313,10 +321,34 @@ unsafe fn scale_rows(rows: &InnerRows) {
     }
 }
 
-/// The lanes of a vector that has `left` values.
+/// The lanes of the vector that begins at value `i` of `k`.
 #[inline(always)]
-fn mask(left: usize) -> u16 {
-    if left < LANES { (1 << left) - 1 } else { u16::MAX }
+fn mask(i: usize, k: usize) -> u16 {
+    if k - i < LANES { (1 << (k - i)) - 1 } else { u16::MAX }
+}
+
+/// Runs `body` for every vector of `k` values, some at a time: where it begins, and its number among those.
+#[inline(always)]
+fn each_vector(k: usize, mut body: impl FnMut(usize, usize, u16)) {
+    let whole = k - k % (4 * LANES);
+    for i in (0..whole).step_by(4 * LANES) {
+        body(i, 0, u16::MAX);
+        body(i + LANES, 1, u16::MAX);
+        body(i + 2 * LANES, 2, u16::MAX);
+        body(i + 3 * LANES, 3, u16::MAX);
+    }
+    for i in (whole..k).step_by(LANES) {
+        body(i, 0, mask(i, k));
+    }
+}
+
+/// # Safety
+/// There are values for the lanes of the mask.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn load(from: *const f32, mask: u16) -> __m512 {
+    // SAFETY: passed on to the caller.
+    unsafe { if mask == u16::MAX { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps(mask, from) } }
 }
 
 /// A vector whose lanes add up to `Σ a·b`.
@@ -326,17 +358,13 @@ fn mask(left: usize) -> u16 {
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn dot(a: *const f32, b: *const f32, k: usize) -> __m512 {
-    let mut sums = [_mm512_setzero_ps(); 2];
-    for i in (0..k).step_by(LANES) {
-        let mask = mask(k - i);
+    let mut sums = [_mm512_setzero_ps(); 4];
+    each_vector(k, |i, n, mask| {
         // SAFETY: the mask ends where the values do.
-        let (a, b) = unsafe {
-            let a = _mm512_maskz_loadu_ps(mask, a.wrapping_add(i));
-            (a, _mm512_maskz_loadu_ps(mask, b.wrapping_add(i)))
-        };
-        sums = [_mm512_fmadd_ps(a, b, sums[1]), sums[0]];
-    }
-    _mm512_add_ps(sums[0], sums[1])
+        let (a, b) = unsafe { (load(a.wrapping_add(i), mask), load(b.wrapping_add(i), mask)) };
+        sums[n] = _mm512_fmadd_ps(a, b, sums[n]);
+    });
+    _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]))
 }
 
 /// The sum of the lanes of each row.
@@ -383,6 +411,7 @@ unsafe fn column_sums(rows: *const f32, k: usize, width: usize, sums: *mut f32) 
 pub(super) static INNER: InnerKernels = InnerKernels {
     layers: tiles::<{ inner::LAYER_STRIDE }>(),
     fast: tiles::<{ inner::FAST_STRIDE }>(),
+    turned: tiles::<1>(),
     scale_rows,
     column_sums,
 };

@@ -346,7 +346,15 @@ impl Model for Sizes {
     }
 
     fn attention(&self, q: Shape, keys: usize, heads: usize) -> Vec<usize> {
-        let sizes = attention::Sizes::new(self.kernels, self.threads, q, keys, heads, false, self.bf16);
+        let sizes = attention::Sizes::new(
+            self.kernels,
+            self.threads,
+            q,
+            keys,
+            heads,
+            false,
+            (self.strict, self.bf16),
+        );
         let copies = sizes.copy_bytes(q.n).map_or(vec![], |bytes| bytes.to_vec());
         [copies, vec![self.scratch(sizes.floats())]].concat()
     }

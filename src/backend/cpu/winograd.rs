@@ -296,6 +296,7 @@ pub(super) fn run(
                             let at = point * cut.tiles + row;
                             let tile = InnerTile {
                                 a: data.wrapping_add(point * data_stride + row * FAST_STRIDE),
+                                step: 1,
                                 k,
                                 b: filters,
                                 row_sums: row_sums[at..].as_ptr(),
