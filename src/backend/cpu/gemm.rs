@@ -214,11 +214,13 @@ pub(super) fn run(
                     unsafe { space.copy(k_block, row, count, pointers) };
                 }
                 let mut offset = 0;
-                for panel in panels.clone() {
+                let mut panels = panels.clone().peekable();
+                while let Some(panel) = panels.next() {
+                    let next = panels.peek().copied();
                     let c = (sums[offset..].as_mut_ptr(), stride);
                     // SAFETY: `sums` has `stride` columns for each row.
                     unsafe {
-                        space.multiply(&cpu.device, (weight, panel, k_block), row_count, c, index > 0);
+                        space.multiply(&cpu.device, (weight, panel, k_block), row_count, c, index > 0, next);
                     }
                     offset += kernels.width(weight.n, panel);
                 }

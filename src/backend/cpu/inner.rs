@@ -5,6 +5,7 @@ use super::Device;
 use super::kernel::{InnerKernels, InnerRows, InnerTile, Kernels};
 use super::pack::{KBlock, Packed, Values};
 use super::simd::{Simd, vectorized};
+use super::transform::Transforms;
 use crate::backend::Shape;
 
 /// Most products in a block of the sum of a linear layer.
@@ -29,6 +30,18 @@ pub(super) fn kernels(
     output: Shape,
 ) -> Option<&'static InnerKernels> {
     kernels.inner.filter(|_| !strict && values.can_be_scaled() && output.pixels() > 1)
+}
+
+/// The same for a fast convolution. A row of one or two tiles is of a small image, whose few tiles are not worth what it takes
+/// to prepare the filters; a strip has the rows of its image.
+pub(super) fn fast_kernels(
+    kernels: &Kernels,
+    strict: bool,
+    values: Values,
+    transforms: &Transforms,
+    output: Shape,
+) -> Option<&'static InnerKernels> {
+    self::kernels(kernels, strict, values, output).filter(|_| output.w > 2 * transforms.tile)
 }
 
 /// The exponent of the power of two nearest to the root of a mean of squares; any one for NaN.
@@ -168,7 +181,8 @@ impl<'a> Space<'a> {
         unsafe { (self.inner.scale_rows)(&rows) };
     }
 
-    /// Multiplies the block of the first `count` rows by that of a panel, to `c`, whose rows are `stride` apart.
+    /// Multiplies the block of the first `count` rows by that of a panel, to `c`, whose rows are `stride` apart, and fetches that
+    /// of the `next` panel meanwhile.
     ///
     /// # Safety
     /// There is room for these rows and the panel's columns at `c`.
@@ -179,6 +193,7 @@ impl<'a> Space<'a> {
         count: usize,
         (c, stride): (*mut f32, usize),
         accumulate: bool,
+        next: Option<usize>,
     ) {
         let kernels = device.kernels;
         let width = kernels.width(weight.n, panel);
@@ -190,7 +205,7 @@ impl<'a> Space<'a> {
                 let k = CONVERTED.min(block.k - start);
                 let (rows, rest) = to.split_at_mut(k * width);
                 let part = KBlock { tap, taps: 1, k_start: block.k_start + start, k };
-                weight.scaled_block(device, panel, &part, rows);
+                weight.scaled_block(device, self.inner, panel, &part, rows);
                 to = rest;
             }
         }
@@ -216,6 +231,10 @@ impl<'a> Space<'a> {
             let kernel = kernels.inner_tile(&self.inner.layers, kernels.mr.min(count - row), width);
             // SAFETY: the rows are copied and the panel is converted; the caller vouches for `c`.
             unsafe { kernel(&tile) };
+            if let Some(panel) = next {
+                let (part, parts) = (row / kernels.mr, count.div_ceil(kernels.mr));
+                weight.prefetch(kernels, panel, block, part, parts);
+            }
         }
     }
 }

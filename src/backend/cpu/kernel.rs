@@ -156,8 +156,13 @@ pub(super) struct InnerKernels {
     pub(super) fast: InnerTiles,
     /// For attention, whose rows lie side by side.
     pub(super) turned: InnerTiles,
+    /// Converts f16 and multiplies each column: values, factors, columns, where to, rows.
+    ///
     /// # Safety
     /// The pointers cover what the sizes say, and the machine has the kernel's instructions.
+    pub(super) widen_f16: unsafe fn(*const u16, *const f32, usize, *mut f32, usize),
+    /// # Safety
+    /// As above.
     pub(super) scale_rows: unsafe fn(&InnerRows),
     /// What a kernel begins with for the columns of `k` rows of a width.
     ///

@@ -389,6 +389,22 @@ fn totals(rows: [__m512; LANES]) -> __m512 {
 }
 
 /// # Safety
+/// See [`InnerKernels::widen_f16`].
+#[target_feature(enable = "avx512f")]
+unsafe fn widen_f16(from: *const u16, factors: *const f32, width: usize, to: *mut f32, rows: usize) {
+    for column in (0..width).step_by(LANES) {
+        // SAFETY: the caller vouches for the pointers.
+        unsafe {
+            let factors = _mm512_loadu_ps(factors.wrapping_add(column));
+            for i in (column..rows * width).step_by(width) {
+                let values = _mm512_cvtph_ps(_mm256_loadu_si256(from.wrapping_add(i).cast()));
+                _mm512_storeu_ps(to.wrapping_add(i), _mm512_mul_ps(values, factors));
+            }
+        }
+    }
+}
+
+/// # Safety
 /// See [`InnerKernels::column_sums`].
 #[target_feature(enable = "avx512f")]
 unsafe fn column_sums(rows: *const f32, k: usize, width: usize, sums: *mut f32) {
@@ -412,6 +428,7 @@ pub(super) static INNER: InnerKernels = InnerKernels {
     layers: tiles::<{ inner::LAYER_STRIDE }>(),
     fast: tiles::<{ inner::FAST_STRIDE }>(),
     turned: tiles::<1>(),
+    widen_f16,
     scale_rows,
     column_sums,
 };

@@ -1,8 +1,9 @@
 //! Weights in the order in which the micro-kernels read them.
 
-use super::kernel::Kernels;
+use super::kernel::{InnerKernels, Kernels};
 use super::pack_panel::{pack_pairs, pack_panel};
 use super::pool::Buffer;
+use super::transpose::prefetch;
 use super::{Device, inner, int8};
 use crate::backend::{DType, Weight, WeightFormat};
 use crate::util::cancel::Cancel;
@@ -188,13 +189,54 @@ impl Packed {
         }
     }
 
-    /// The same, brought to the size of one.
-    pub(super) fn scaled_block(&self, device: &Device, panel: usize, block: &KBlock, to: &mut [f32]) {
+    /// The bytes of a panel's rows of a block, if they are those of the file.
+    fn stored(&self, kernels: &Kernels, panel: usize, block: &KBlock) -> Option<(DType, &[u8])> {
+        let Values::Stored(dtype) = self.values else { return None };
+        let row = kernels.width(self.n, panel) * dtype.size();
+        let start = panel * kernels.nr * self.taps * self.k * dtype.size();
+        let start = start + (block.tap * self.k + block.k_start) * row;
+        let end = start + block.taps * block.k * row;
+        Some((dtype, &self.panels.bytes(end)[start..]))
+    }
+
+    /// Asks for a part, of so many equal ones, of the memory that a panel's rows of a block are read from.
+    pub(super) fn prefetch(
+        &self,
+        kernels: &Kernels,
+        panel: usize,
+        block: &KBlock,
+        part: usize,
+        parts: usize,
+    ) {
+        if let Some((_, bytes)) = self.stored(kernels, panel, block) {
+            let bytes = &bytes[bytes.len() * part / parts..bytes.len() * (part + 1) / parts];
+            prefetch(bytes.as_ptr(), bytes.len());
+        }
+    }
+
+    /// A panel's rows of a block as `f32`, brought to the size of one.
+    pub(super) fn scaled_block(
+        &self,
+        device: &Device,
+        inner: &InnerKernels,
+        panel: usize,
+        block: &KBlock,
+        to: &mut [f32],
+    ) {
         let kernels = device.kernels;
-        self.copy_block(kernels, panel, block, to);
-        if let Some(scales) = &self.scales {
-            let scales = &scales.f32(2 * kernels.padded(self.n))[panel * kernels.nr..];
-            inner::scale_columns(device.simd, to, &scales[..kernels.width(self.n, panel)]);
+        let Some(scales) = &self.scales else { return self.copy_block(kernels, panel, block, to) };
+        let scales = &scales.f32(2 * kernels.padded(self.n))[panel * kernels.nr..];
+        let scales = &scales[..kernels.width(self.n, panel)];
+        match self.stored(kernels, panel, block) {
+            Some((DType::F16, bytes)) => {
+                let (from, width) = (bytes.as_ptr().cast(), scales.len());
+                // SAFETY: there are so many rows of the width of the scales.
+                unsafe { (inner.widen_f16)(from, scales.as_ptr(), width, to.as_mut_ptr(), to.len() / width) };
+            }
+            _ => {
+                self.copy_block(kernels, panel, block, to);
+                inner::scale_columns(device.simd, to, scales);
+            }
         }
     }
 

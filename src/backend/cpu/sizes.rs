@@ -93,7 +93,7 @@ impl Sizes {
     fn conv(&self, conv: &ConvSize, method: Method, out: Shape) -> usize {
         let floats = match method.transforms(self.kernels) {
             Some(transforms) => {
-                let (_, inner) = self.product(conv.values, out);
+                let inner = inner::fast_kernels(self.kernels, self.strict, conv.values, transforms, out);
                 Room::new(self.kernels, inner, transforms, out, conv.inputs, self.threads).floats()
             }
             None => {

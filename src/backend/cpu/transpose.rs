@@ -47,9 +47,9 @@ unsafe fn turn(from: [*const f32; SIDE], factors: &[f32; SIDE], to: [*mut f32; S
 
 /// Asks for `len` values, which need not exist.
 #[inline(always)]
-fn prefetch(from: *const f32, len: usize) {
+pub(super) fn prefetch<T>(from: *const T, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    for i in (0..len + 15).step_by(16) {
+    for i in (0..len + 64 / size_of::<T>() - 1).step_by(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: every x86-64 has SSE; a prefetch of any address does no harm.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(i).cast()) };

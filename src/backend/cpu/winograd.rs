@@ -183,7 +183,7 @@ pub(super) fn run(
     let (down, across) = (shape.h.div_ceil(tile_side), shape.w.div_ceil(tile_side));
     let tiles = shape.n * down * across;
     let panels = shape.c.div_ceil(nr);
-    let inner = inner::kernels(kernels, cpu.strict, weight.values, shape);
+    let inner = inner::fast_kernels(kernels, cpu.strict, weight.values, transforms, shape);
     let room = Room::new(kernels, inner, transforms, shape, weight.k, cpu.concurrency());
     let cut = &room.cut;
     let column_tasks = panels.div_ceil(cut.panels);
@@ -274,9 +274,9 @@ pub(super) fn run(
                     let taps = std::array::from_fn(|tap| {
                         let block = KBlock { tap, taps: 1, k_start: k_start + row, k: rows };
                         let to = &mut last[tap * FILTER_ROWS * nr..];
-                        if inner.is_some() {
+                        if let Some(inner) = inner {
                             let to = &mut to[..rows * width];
-                            weight.scaled_block(&cpu.device, panel, &block, to);
+                            weight.scaled_block(&cpu.device, inner, panel, &block, to);
                             return to.as_ptr();
                         }
                         weight.block(kernels, panel, &block, to)
@@ -309,6 +309,11 @@ pub(super) fn run(
                             };
                             // SAFETY: as below.
                             unsafe { kernels.inner_tile(&inner.fast, mr.min(count - row), width)(&tile) };
+                        }
+                        if panel + 1 < task_panels.end {
+                            // The next filters meanwhile, tap by tap.
+                            let next = KBlock { tap: point % 9, taps: 1, k_start, k };
+                            weight.prefetch(kernels, panel + 1, &next, point / 9, points.div_ceil(9));
                         }
                         continue;
                     }
