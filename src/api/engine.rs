@@ -27,7 +27,7 @@ pub struct EngineOptions {
     pub memory_limit_device: u64,
     /// A folder in which the CUDA libraries are looked for first.
     pub cuda_library_directory: Option<PathBuf>,
-    /// The CPU computes every convolution by its definition rather than by fast algorithms.
+    /// The CPU computes every convolution and product by its definition rather than by fast algorithms.
     pub strict: bool,
     pub log: Log,
 }

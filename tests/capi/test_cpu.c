@@ -1,4 +1,4 @@
-/* What computes on the CPU: thread counts, instruction sets, strict convolutions. */
+/* What computes on the CPU: thread counts, instruction sets, strict arithmetic. */
 #define _POSIX_C_SOURCE 200809L /* setenv */
 
 #include "support.h"
@@ -69,7 +69,7 @@ static void strict_is_closer_to_the_definition_and_another_way(void) {
 static void every_instruction_set_gives_the_same_image(void) {
     static const struct {
         const char *variable, *name;
-    } sets[] = {{"portable", "portable"}, {"sse2", "SSE2"}, {"avx2", "AVX2"}, {"avx512", "AVX-512"}};
+    } sets[] = {{"portable", "portable"}, {"sse2", "SSE2"}, {"avx2", "AVX2"}, {"avx512", "AVX-512"}, {"zen4", "AVX-512 Zen 4"}};
     diffusion_engine_desc desc = one_thread();
     diffusion_engine *engine = NULL;
     diffusion_engine_info info = DIFFUSION_ENGINE_INFO_INIT;

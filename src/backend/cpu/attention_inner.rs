@@ -4,9 +4,10 @@
 //! Both products have rows side by side: a tile's keys are turned, a row of them for each channel, and its values are rows of
 //! channels as they were.
 
-use super::attention::{Sizes, for_each_part, for_each_tile};
-use super::inner::scale_matrix;
-use super::kernel::{InnerKernels, InnerTile, Kernels};
+use super::attention::{for_each_part, for_each_tile};
+use super::attention_sizes::Sizes;
+use super::inner::{InnerKernels, InnerTile, scale_matrix};
+use super::kernel::Kernels;
 use super::pack::Target;
 use super::pool::Block;
 use super::transpose::gather;

@@ -1,6 +1,7 @@
 //! Convolutions: which algorithm computes which.
 
-use super::gemm::{self, Finish, Rows};
+use super::finish::Finish;
+use super::gemm::{self, Rows};
 use super::kernel::Kernels;
 use super::pack::{Packed, Target, Values};
 use super::transform::Transforms;

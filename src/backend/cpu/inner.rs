@@ -2,7 +2,7 @@
 //! the sums that the micro-kernels begin with. See [`kernel_inner`](super::kernel_inner).
 
 use super::Device;
-use super::kernel::{InnerKernels, InnerRows, InnerTile, Kernels};
+use super::kernel::Kernels;
 use super::pack::{KBlock, Packed, Values};
 use super::simd::{Simd, vectorized};
 use super::transform::Transforms;
@@ -20,6 +20,80 @@ const CONVERTED: usize = 64;
 pub(super) const ROWS: usize = 16;
 /// Values in a cache line.
 const LINE: usize = 16;
+
+/// The arguments of a micro-kernel for Winograd's inner product of `MR` rows, see [`kernel_inner`](super::kernel_inner).
+pub(super) struct InnerTile {
+    /// `MR` rows, each multiplied by its power of two, a constant number of values apart.
+    pub(super) a: *const f32,
+    /// From one value of a row to the next.
+    pub(super) step: usize,
+    /// Values of each row to multiply.
+    pub(super) k: usize,
+    /// For each `k` one row of the panel's width, each column multiplied by its power of two.
+    pub(super) b: *const f32,
+    /// For each row, and for each column, what to add to its products.
+    pub(super) row_sums: *const f32,
+    pub(super) column_sums: *const f32,
+    /// For each row, and for each column, what to multiply its products with at the end.
+    pub(super) row_scales: *const f32,
+    pub(super) column_scales: *const f32,
+    /// `MR` rows of the panel's width, `stride` apart.
+    pub(super) c: *mut f32,
+    pub(super) stride: usize,
+    /// Adds to `c` instead of setting it.
+    pub(super) accumulate: bool,
+}
+
+/// The micro-kernels for Winograd's inner product of rows that lie so far apart.
+///
+/// # Safety
+/// Of those in it: as [`TileFn`](super::kernel::TileFn).
+pub(super) struct InnerTiles {
+    /// Tiles of `nr` columns, by rows less one.
+    pub(super) full: &'static [unsafe fn(&InnerTile)],
+    /// Tiles of `nr / 2` columns, by rows less one.
+    pub(super) half: &'static [unsafe fn(&InnerTile)],
+}
+
+/// Rows to be brought to the size of columns, each by a power of two, for an [`InnerTile`].
+pub(super) struct InnerRows {
+    /// `count` pointers to rows.
+    pub(super) from: [*const f32; 16],
+    pub(super) count: usize,
+    /// Where they go, which may be where they are, `stride` apart.
+    pub(super) to: *mut f32,
+    pub(super) stride: usize,
+    /// Values of each row.
+    pub(super) k: usize,
+    /// The columns' size, as an exponent of two.
+    pub(super) size: i32,
+    /// What a kernel begins with, and what it multiplies with at the end, for each row.
+    pub(super) sums: *mut f32,
+    pub(super) scales: *mut f32,
+}
+
+/// The micro-kernels for Winograd's inner product, with the tiles and panels of an instruction set's others.
+pub(super) struct InnerKernels {
+    /// For linear layers.
+    pub(super) layers: InnerTiles,
+    /// For fast convolutions.
+    pub(super) fast: InnerTiles,
+    /// For attention, whose rows lie side by side.
+    pub(super) turned: InnerTiles,
+    /// Converts f16 and multiplies each column: values, factors, columns, where to, rows.
+    ///
+    /// # Safety
+    /// The pointers cover what the sizes say, and the machine has the kernel's instructions.
+    pub(super) widen_f16: unsafe fn(*const u16, *const f32, usize, *mut f32, usize),
+    /// # Safety
+    /// As above.
+    pub(super) scale_rows: unsafe fn(&InnerRows),
+    /// What a kernel begins with for the columns of `k` rows of a width.
+    ///
+    /// # Safety
+    /// As above.
+    pub(super) column_sums: unsafe fn(*const f32, k: usize, width: usize, sums: *mut f32),
+}
 
 /// The kernels to make `output` with from a weight of such values, if these are to be used. That depends on one image alone,
 /// and so does its result. A single row is not worth what it takes to prepare a weight.

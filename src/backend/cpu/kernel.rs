@@ -3,6 +3,7 @@
 //! The rows of A are found through pointers (indirect GEMM, as in XNNPACK), one for each row and filter tap, so
 //! a convolution reads the image where it lies: no copy, and padding is a pointer to a row of zeros.
 
+use super::inner::{InnerKernels, InnerTile, InnerTiles};
 use super::simd::{PORTABLE_FMA, Simd};
 use super::transform::{AllTransforms, all_transforms, data, filter, output};
 use crate::backend::DType;
@@ -95,80 +96,6 @@ pub(super) struct PairKernels {
     /// # Safety
     /// Each has so many values, and there is room for as many pairs, which may begin where the first row does.
     pub(super) pair_rows: unsafe fn(*const f32, *const f32, *mut u32, usize),
-}
-
-/// The arguments of a micro-kernel for Winograd's inner product of `MR` rows, see [`inner`](super::inner).
-pub(super) struct InnerTile {
-    /// `MR` rows, each multiplied by its power of two, a constant number of values apart.
-    pub(super) a: *const f32,
-    /// From one value of a row to the next.
-    pub(super) step: usize,
-    /// Values of each row to multiply.
-    pub(super) k: usize,
-    /// For each `k` one row of the panel's width, each column multiplied by its power of two.
-    pub(super) b: *const f32,
-    /// For each row, and for each column, what to add to its products.
-    pub(super) row_sums: *const f32,
-    pub(super) column_sums: *const f32,
-    /// For each row, and for each column, what to multiply its products with at the end.
-    pub(super) row_scales: *const f32,
-    pub(super) column_scales: *const f32,
-    /// `MR` rows of the panel's width, `stride` apart.
-    pub(super) c: *mut f32,
-    pub(super) stride: usize,
-    /// Adds to `c` instead of setting it.
-    pub(super) accumulate: bool,
-}
-
-/// The micro-kernels for Winograd's inner product of rows that lie so far apart.
-///
-/// # Safety
-/// Of those in it: as [`TileFn`].
-pub(super) struct InnerTiles {
-    /// Tiles of `nr` columns, by rows less one.
-    pub(super) full: &'static [unsafe fn(&InnerTile)],
-    /// Tiles of `nr / 2` columns, by rows less one.
-    pub(super) half: &'static [unsafe fn(&InnerTile)],
-}
-
-/// Rows to be brought to the size of columns, each by a power of two, for an [`InnerTile`].
-pub(super) struct InnerRows {
-    /// `count` pointers to rows.
-    pub(super) from: [*const f32; 16],
-    pub(super) count: usize,
-    /// Where they go, which may be where they are, `stride` apart.
-    pub(super) to: *mut f32,
-    pub(super) stride: usize,
-    /// Values of each row.
-    pub(super) k: usize,
-    /// The columns' size, as an exponent of two.
-    pub(super) size: i32,
-    /// What a kernel begins with, and what it multiplies with at the end, for each row.
-    pub(super) sums: *mut f32,
-    pub(super) scales: *mut f32,
-}
-
-/// The micro-kernels for Winograd's inner product, with the tiles and panels of an instruction set's others.
-pub(super) struct InnerKernels {
-    /// For linear layers.
-    pub(super) layers: InnerTiles,
-    /// For fast convolutions.
-    pub(super) fast: InnerTiles,
-    /// For attention, whose rows lie side by side.
-    pub(super) turned: InnerTiles,
-    /// Converts f16 and multiplies each column: values, factors, columns, where to, rows.
-    ///
-    /// # Safety
-    /// The pointers cover what the sizes say, and the machine has the kernel's instructions.
-    pub(super) widen_f16: unsafe fn(*const u16, *const f32, usize, *mut f32, usize),
-    /// # Safety
-    /// As above.
-    pub(super) scale_rows: unsafe fn(&InnerRows),
-    /// What a kernel begins with for the columns of `k` rows of a width.
-    ///
-    /// # Safety
-    /// As above.
-    pub(super) column_sums: unsafe fn(*const f32, k: usize, width: usize, sums: *mut f32),
 }
 
 /// Multiplies rows of integers by the scales of their columns: scales, integers, where to, how many rows.

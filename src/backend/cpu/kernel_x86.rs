@@ -5,9 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{
-    InnerKernels, Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable, widen_i8,
-};
+use super::inner::InnerKernels;
+use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable, widen_i8};
 use super::transform::{Family, all_transforms, data, filter, output};
 use super::{kernel_bf16, kernel_inner};
 

@@ -7,8 +7,10 @@ mod attention;
 mod attention_bf16;
 mod attention_inner;
 mod attention_kernel;
+mod attention_sizes;
 mod conv;
 mod elementwise;
+mod finish;
 mod gemm;
 mod inner;
 mod int8;
@@ -17,6 +19,8 @@ mod kernel;
 mod kernel_bf16;
 #[cfg(target_arch = "x86_64")]
 mod kernel_inner;
+#[cfg(target_arch = "x86_64")]
+mod kernel_inner_rows;
 #[cfg(target_arch = "x86_64")]
 mod kernel_x86;
 mod math;
@@ -36,6 +40,8 @@ mod tests_attention;
 #[cfg(test)]
 mod tests_bf16;
 #[cfg(test)]
+mod tests_inner;
+#[cfg(test)]
 mod tests_int8;
 #[cfg(test)]
 mod tests_strips;
@@ -51,7 +57,8 @@ use std::sync::Arc;
 
 use self::conv::ConvSize;
 pub use self::conv::CpuConv2d;
-use self::gemm::{Finish, Rows};
+use self::finish::Finish;
+use self::gemm::Rows;
 use self::kernel::Kernels;
 use self::pack::{Packed, Target};
 use self::pool::{Block, Buffer, Memory, Pool};
@@ -120,7 +127,7 @@ impl Cpu {
     /// A CPU that computes with `threads` threads, the caller's included (0: one for each processor that this
     /// process may use), and allocates at most `memory_limit` bytes for weights and activations together.
     ///
-    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2 or avx512) limits the instructions it uses;
+    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2, avx512 or zen4) limits the instructions it uses;
     /// [`ignored_environment`] tells of another value.
     ///
     /// Fails with `InvalidArgument` for more threads than `limits::THREADS`, and with `OutOfMemory` when the system
@@ -169,8 +176,8 @@ impl Cpu {
         })
     }
 
-    /// The same CPU, and sessions of it, with every convolution computed as its definition says (`strict`) or by fast
-    /// algorithms, whose rounding errors are a few times larger.
+    /// The same CPU, and sessions of it, with every convolution and product computed as its definition says (`strict`) or by
+    /// fast algorithms, whose rounding errors are a few times larger.
     pub fn with_strict(&self, strict: bool) -> Self {
         Self { strict, ..self.clone() }
     }

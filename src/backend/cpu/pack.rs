@@ -1,6 +1,7 @@
 //! Weights in the order in which the micro-kernels read them.
 
-use super::kernel::{InnerKernels, Kernels};
+use super::inner::InnerKernels;
+use super::kernel::Kernels;
 use super::pack_panel::{pack_pairs, pack_panel};
 use super::pool::Buffer;
 use super::transpose::prefetch;

@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::conv::{self, Method, Source, run_method};
-use super::gemm::{self, Finish, Rows};
+use super::finish::Finish;
+use super::gemm::{self, Rows};
 use super::norm::{Coefficients, Statistics};
 use super::pack::{Packed, Target};
 use super::pool::Block;

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::conv::{ConvSize, Method, is_always_direct};
-use super::kernel::{InnerKernels, Kernels};
+use super::inner::InnerKernels;
+use super::kernel::Kernels;
 use super::pack::{Packed, Values};
 use super::residual::enlarged;
 use super::winograd::Room;
-use super::{Cpu, attention, gemm, inner, norm, strips};
+use super::{Cpu, attention_sizes, gemm, inner, norm, strips};
 use crate::backend::shape::{Block, Event, Layer, Model, Product, Shapes, SmallBlock, Work};
 use crate::backend::{ConvGeometry, DType, Shape};
 
@@ -346,7 +347,7 @@ impl Model for Sizes {
     }
 
     fn attention(&self, q: Shape, keys: usize, heads: usize) -> Vec<usize> {
-        let sizes = attention::Sizes::new(
+        let sizes = attention_sizes::Sizes::new(
             self.kernels,
             self.threads,
             q,

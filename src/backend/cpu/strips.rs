@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::conv::{Source, run_method};
-use super::gemm::Finish;
+use super::finish::Finish;
 use super::norm::{self, Coefficients};
 use super::pack::Target;
 use super::pool::Block;

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::conv::{Method, Source, run_method};
-use super::gemm::Finish;
+use super::finish::Finish;
 use super::*;
 use crate::backend::reference::Reference;
 use crate::testing::relative_l2;

@@ -6,9 +6,9 @@
 //! a task has tens of them. At the end the sums are transformed to pixels and finished.
 
 use super::Cpu;
-use super::gemm::{Finish, add_row, finish_row};
-use super::inner::{self, FAST_STRIDE, ROWS};
-use super::kernel::{InnerKernels, InnerRows, InnerTile, Kernels, Tile};
+use super::finish::{Finish, add_row, finish_row};
+use super::inner::{self, FAST_STRIDE, InnerKernels, InnerRows, InnerTile, ROWS};
+use super::kernel::{Kernels, Tile};
 use super::pack::{KBlock, Packed, Target, WIDEST};
 use super::threads::even_part;
 use super::transform::Transforms;
