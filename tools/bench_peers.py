@@ -112,7 +112,7 @@ class Bench:
             folder = set_up.openvino(self.family, ["text", "step", "decode"] if self.family == "sd15" else ["step"])
             return Worker([python, str(HERE / "openvino_peer.py"), "run", str(model), str(folder), precision, threads,
                            str(size), parts], self.environment, log)
-        return Sdcpp(set_up.sdcpp("avx2" if self.args.isa else "native"), model, threads, size, stages,
+        return Sdcpp(set_up.sdcpp(), model, threads, size, stages,
                      PEERS[row].options, self.environment, log)
 
     def measure_peak(self):
@@ -162,7 +162,7 @@ class Bench:
         for row in list(self.args.peers):
             try:
                 if row.startswith("sdcpp"):
-                    self.installation.sdcpp("avx2" if self.args.isa else "native")
+                    self.installation.sdcpp()
                 if row.startswith("openvino"):
                     self.installation.openvino(
                         self.family, ["text", "step", "decode"] if self.family == "sd15" else ["step"])

@@ -8,7 +8,7 @@ use super::attention::{for_each_part, for_each_tile};
 use super::attention_sizes::Sizes;
 use super::inner::{InnerKernels, InnerTile, scale_matrix};
 use super::kernel::Kernels;
-use super::pack::Target;
+use super::pack::{Target, WIDEST};
 use super::pool::Block;
 use super::transpose::gather;
 use super::{Cpu, CpuTensor};
@@ -131,12 +131,12 @@ pub(super) fn weigh(
     fades: &[f32],
     sums: &mut [f32],
 ) {
-    const ONES: [f32; 32] = [1.0; 32];
+    const ONES: [f32; WIDEST] = [1.0; WIDEST];
     let ([_, len], step) = (tile_len(sizes), step(sizes.d));
     let (rows, ends) = values[start / sizes.tile * len..][..len].split_at(sizes.tile * step);
     let (row_sums, row_scales) = ends.split_at(step);
     let stride = kernels.nr;
-    let mut column_sums = [0.0; 32];
+    let mut column_sums = [0.0; WIDEST];
     // SAFETY: there are `count` rows of weights.
     unsafe { (inner.column_sums)(weights.as_ptr(), count, stride, column_sums.as_mut_ptr()) };
     if start > 0 {

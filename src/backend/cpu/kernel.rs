@@ -1,4 +1,5 @@
-//! The micro-kernel: a small tile of `C (+)= A·B` kept in registers. Everything that multiplies uses it.
+//! The micro-kernel: a small tile of `C (+)= A·B` kept in registers. Everything that
+//! multiplies uses it, or one of its relatives for bf16 ([`PairTile`]) and for Winograd's inner product ([`InnerTile`]).
 //!
 //! The rows of A are found through pointers (indirect GEMM, as in XNNPACK), one for each row and filter tap, so
 //! a convolution reads the image where it lies: no copy, and padding is a pointer to a row of zeros.

@@ -12,7 +12,7 @@ use crate::util::error::{Result, bail};
 
 /// Most values of `k` between two visits of a tile to memory. A panel's block of B stays in the L2 cache, from where it
 /// comes as fast as it is multiplied; more would add little to the rate, and to the rounding of longer sums.
-const K_BLOCK: usize = 640;
+pub(super) const K_BLOCK: usize = 640;
 
 /// Columns of the widest panel.
 pub(super) const WIDEST: usize = 32;
