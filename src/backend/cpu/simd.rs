@@ -24,8 +24,7 @@ pub(super) enum Simd {
 }
 
 impl Simd {
-    /// Every path that this machine can run, the slowest first; the last one is slower than that before it where
-    /// [`Self::is_faster`] says so.
+    /// Every path that this machine can run, the slowest first but for those that [`Self::is_faster`] denies.
     pub(super) fn available() -> Vec<Self> {
         #[allow(unused_mut)]
         let mut paths = vec![Simd::Portable];
@@ -102,9 +101,10 @@ impl Simd {
 #[cfg(target_arch = "x86_64")]
 fn is_zen4() -> bool {
     use std::arch::x86_64::__cpuid;
-    let vendor = __cpuid(0);
+    // SAFETY: every x86-64 has the instruction. Newer compilers know that.
+    #[allow(unused_unsafe)]
+    let (vendor, version) = unsafe { (__cpuid(0), __cpuid(1).eax) };
     let bytes = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-    let version = __cpuid(1).eax;
     let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
     bytes.as_flattened() == b"AuthenticAMD" && family == 0x19
 }
