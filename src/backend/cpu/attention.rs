@@ -11,6 +11,7 @@ use super::inner::{InnerKernels, scale_matrix};
 use super::kernel::{Kernels, PairKernels};
 use super::pack::Target;
 use super::pool::Block;
+use super::simd::Simd;
 use super::transpose::{gather, scatter};
 use super::{Cpu, CpuTensor, attention_bf16, attention_inner};
 use crate::util::error::{Result, bail};
@@ -74,6 +75,7 @@ pub(super) fn attention(
                 sizes: &sizes,
                 kernels,
                 product,
+                simd: cpu.device.simd,
                 parts: Parts::new(cpu.device.simd),
                 q: &q.values()[token(&sizes, image, sizes.queries, index)..],
                 k: k.head(&sizes, image, index, 0),
@@ -164,6 +166,7 @@ struct Head<'a> {
     sizes: &'a Sizes,
     kernels: &'a Kernels,
     product: Product<'a>,
+    simd: Simd,
     parts: &'static Parts,
     /// From this head's first value on: a row for each token.
     q: &'a [f32],
@@ -303,7 +306,7 @@ impl Head<'_> {
         unsafe { self.parts.softmax(half)(&arguments) };
         match self.product {
             Product::Inner(inner) => {
-                let (kernels, weights) = ((self.kernels, inner), &scores[..keys * width]);
+                let (kernels, weights) = ((self.simd, self.kernels, inner), &scores[..keys * width]);
                 let values = (self.v, start, keys);
                 attention_inner::weigh(kernels, sizes, values, weights, &fades[..width], panel.sums);
             }
@@ -311,7 +314,13 @@ impl Head<'_> {
                 let fades = (start > 0).then_some(&fades[..width]);
                 let values = attention_bf16::tile(sizes, self.v, start);
                 let weights = &mut scores[..keys * width];
-                attention_bf16::weigh(self.kernels, pairs, values, (weights, width), fades, panel.sums);
+                attention_bf16::weigh(
+                    (self.simd, self.kernels, pairs),
+                    values,
+                    (weights, width),
+                    fades,
+                    panel.sums,
+                );
             }
             Product::Plain => self.weigh(panel, start, keys, scores, fades),
         }

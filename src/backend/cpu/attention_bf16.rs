@@ -6,9 +6,11 @@
 
 use super::attention::{for_each_part, for_each_tile};
 use super::attention_sizes::Sizes;
+use super::inner::scale_columns;
 use super::kernel::{Kernels, PairKernels, PairTile};
 use super::pack::Target;
 use super::pool::Block;
+use super::simd::Simd;
 use super::{Cpu, CpuTensor};
 use crate::util::error::Result;
 
@@ -124,8 +126,7 @@ pub(super) fn score(
 
 /// `sums = sums · fades + values · weights`, without the sums if there are no fades. Leaves the weights as pairs.
 pub(super) fn weigh(
-    kernels: &Kernels,
-    pairs: &PairKernels,
+    (simd, kernels, pairs): (Simd, &Kernels, &PairKernels),
     values: &[f32],
     (weights, width): (&mut [f32], usize),
     fades: Option<&[f32]>,
@@ -136,11 +137,7 @@ pub(super) fn weigh(
     let count = (weights.len() / width).div_ceil(2);
     pair_rows(pairs, weights, width);
     if let Some(fades) = fades {
-        for sums in sums.chunks_exact_mut(width) {
-            for (sum, fade) in sums.iter_mut().zip(fades) {
-                *sum *= fade;
-            }
-        }
+        scale_columns(simd, sums, fades);
     }
     for_each_part(d, kernels.mr, |channel, rows| {
         let tile = PairTile {

@@ -6,10 +6,11 @@
 
 use super::attention::{for_each_part, for_each_tile};
 use super::attention_sizes::Sizes;
-use super::inner::{InnerKernels, InnerTile, scale_matrix};
+use super::inner::{InnerKernels, InnerTile, scale_columns, scale_matrix};
 use super::kernel::Kernels;
 use super::pack::{Target, WIDEST};
 use super::pool::Block;
+use super::simd::Simd;
 use super::transpose::gather;
 use super::{Cpu, CpuTensor};
 use crate::util::error::Result;
@@ -124,7 +125,7 @@ pub(super) fn score(
 
 /// `sums = sums · fades + values · weights` of the tile that begins with key `start`, without the sums if that is the first.
 pub(super) fn weigh(
-    (kernels, inner): (&Kernels, &InnerKernels),
+    (simd, kernels, inner): (Simd, &Kernels, &InnerKernels),
     sizes: &Sizes,
     (values, start, count): (&[f32], usize, usize),
     weights: &[f32],
@@ -140,11 +141,7 @@ pub(super) fn weigh(
     // SAFETY: there are `count` rows of weights.
     unsafe { (inner.column_sums)(weights.as_ptr(), count, stride, column_sums.as_mut_ptr()) };
     if start > 0 {
-        for sums in sums.chunks_exact_mut(stride) {
-            for (sum, fade) in sums.iter_mut().zip(fades) {
-                *sum *= fade;
-            }
-        }
+        scale_columns(simd, sums, fades);
     }
     for_each_part(sizes.d, kernels.mr, |channel, channels| {
         let tile = InnerTile {

@@ -118,7 +118,8 @@ pub(super) fn fast_kernels(
     self::kernels(kernels, strict, values, output).filter(|_| output.w > 2 * transforms.tile)
 }
 
-/// The exponent of the power of two nearest to the root of a mean of squares; any one for NaN.
+/// The exponent of the power of two nearest to the root of a mean of squares; any one for NaN. Squares of values below 1e-19
+/// leave `f32`, so a row or column of nothing larger counts as one of zeros.
 pub(super) fn exponent(mean_square: f32) -> i32 {
     let exponent = (mean_square.to_bits() >> 23 & 0xff) as i32 - 127;
     (exponent + 1) >> 1

@@ -13,7 +13,7 @@
 //! which keeps all four busy. That is 1.5 times what multiply-adds alone can reach.
 //!
 //! The sums of a value of A and one of B round to the larger of the two. So rows of A and columns of B are brought to one
-//! size first, each by a power of two of its own, see [`inner`](super::inner). The error is then two to three times that of
+//! size first, each by a power of two of its own, see [`inner`](super::inner). The error is then at most a few times that of
 //! plain sums.
 
 use std::arch::asm;
