@@ -5,10 +5,10 @@
 //! keys first, then channels. So no size of a head leaves a part of a register empty, the softmax never adds up a
 //! register, and keys and values stay rows of channels; only queries are turned, and results turned back.
 
-use super::attention_kernel::{Parts, Scores, Softmax, Weigh};
+use super::attention_kernel::{Parts, Softmax, Weigh};
 use super::attention_sizes::{PANEL, Sizes};
 use super::inner::{InnerKernels, scale_matrix};
-use super::kernel::{Kernels, PairKernels};
+use super::kernel::{Kernels, MOST_ROWS, PairKernels, Tile};
 use super::pack::Target;
 use super::pool::Block;
 use super::simd::Simd;
@@ -329,22 +329,27 @@ impl Head<'_> {
     /// The scores of a panel with the tile of `keys` keys from `start`.
     fn score(&self, panel: &Panel<'_>, start: usize, keys: usize, scores: &mut [f32]) {
         let (sizes, width) = (self.sizes, panel.width);
-        let (mr, step, half) = (self.kernels.mr, self.step, width < sizes.nr);
+        let (mr, step) = (self.kernels.mr, self.step);
         let tile = start * step;
         for_each_part(sizes.d, PANEL / width, |channel, channels| {
             let queries = panel.queries[channel * width..][..channels * width].as_ptr();
             for_each_part(keys, mr, |key, count| {
                 let keys = &self.k[tile + key * step + channel..][..(count - 1) * step + channels];
-                let arguments = Scores {
-                    keys: keys.as_ptr(),
-                    step,
-                    channels,
-                    queries,
-                    scores: scores[key * width..][..count * width].as_mut_ptr(),
-                    more: channel > 0,
+                let row = |row: usize| keys.as_ptr().wrapping_add(row * step);
+                let rows: [*const f32; MOST_ROWS] = std::array::from_fn(row);
+                let arguments = Tile {
+                    rows: rows.as_ptr(),
+                    next: row(count),
+                    offset: 0,
+                    taps: 1,
+                    k: channels,
+                    b: queries,
+                    c: scores[key * width..][..count * width].as_mut_ptr(),
+                    stride: width,
+                    accumulate: channel > 0,
                 };
                 // SAFETY: the slices are what the arguments say.
-                unsafe { self.parts.scores(half, count)(&arguments) };
+                unsafe { self.kernels.tile(count, width)(&arguments) };
             });
         });
     }

@@ -2,24 +2,13 @@
 //! of the micro-kernel's width, for each key a row of queries, so that the softmax goes down columns without ever
 //! adding up a register, and the weights are already the panel that the product with the values reads.
 
-use super::kernel::{Four, Vector, for_each_row};
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use super::kernel::{AHEAD, Four, STEPS, Vector, for_each_row};
 #[cfg(target_arch = "x86_64")]
 use super::kernel_x86::{Avx2, Avx512, Sse2};
+use super::prefetch::{LINE, prefetch_line};
 use super::simd::Simd;
-
-/// `scores (+)= key · queries` for a few keys of a tile.
-pub(super) struct Scores {
-    /// The first key's channels, `step` before the next.
-    pub(super) keys: *const f32,
-    pub(super) step: usize,
-    pub(super) channels: usize,
-    /// For each channel a row of the panel's width.
-    pub(super) queries: *const f32,
-    /// For each key a row.
-    pub(super) scores: *mut f32,
-    /// Adds to the scores: these are not the first channels.
-    pub(super) more: bool,
-}
 
 /// A panel's scores with a tile of keys, to become weights.
 pub(super) struct Softmax {
@@ -49,14 +38,12 @@ pub(super) struct Weigh {
     pub(super) first: bool,
 }
 
-type ScoresFn = unsafe fn(&Scores);
 type SoftmaxFn = unsafe fn(&Softmax);
 type WeighFn = unsafe fn(&Weigh);
 
 /// The kernels of one instruction set.
 pub(super) struct Parts {
-    /// For panels of the micro-kernel's width, and half of it, by keys less one.
-    scores: [&'static [ScoresFn]; 2],
+    /// For panels of the micro-kernel's width, and half of it.
     softmax: [SoftmaxFn; 2],
     /// The same, by channels less one.
     weigh: [&'static [WeighFn]; 2],
@@ -73,11 +60,6 @@ impl Parts {
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 | Simd::Zen4 => &AVX512,
         }
-    }
-
-    /// The scores of `keys` keys, at most the micro-kernel's rows, with a panel.
-    pub(super) fn scores(&self, half: bool, keys: usize) -> ScoresFn {
-        self.scores[usize::from(half)][keys - 1]
     }
 
     /// The softmax of a panel, of half the width or not.
@@ -141,38 +123,6 @@ unsafe fn load<V: Vector, const NV: usize>(from: *const f32) -> [V; NV] {
 }
 
 /// # Safety
-/// The rows are as [`Scores`] says, `NV` vectors wide, for `MR` keys, and the machine has the instructions.
-#[inline(always)]
-unsafe fn scores<V: Vector, const MR: usize, const NV: usize>(t: &Scores) {
-    // SAFETY: the caller vouches for the pointers.
-    unsafe {
-        let mut acc = [[V::splat(0.0); NV]; MR];
-        let mut keys = [std::ptr::null::<f32>(); MR];
-        for_each_row!(MR, I, {
-            keys[I] = t.keys.wrapping_add(I * t.step);
-        });
-        let mut queries = t.queries;
-        for c in 0..t.channels {
-            let row: [V; NV] = load(queries);
-            queries = queries.wrapping_add(NV * V::LANES);
-            for_each_row!(MR, I, {
-                let key = V::splat(*keys[I].wrapping_add(c));
-                for j in 0..NV {
-                    acc[I][j] = key.mul_add(row[j], acc[I][j]);
-                }
-            });
-        }
-        for_each_row!(MR, I, {
-            for (j, &sum) in acc[I].iter().enumerate() {
-                let to = t.scores.wrapping_add((I * NV + j) * V::LANES);
-                let sum = if t.more { V::load(to).add(sum) } else { sum };
-                sum.store(to);
-            }
-        });
-    }
-}
-
-/// # Safety
 /// The rows are as [`Softmax`] says, `NV` vectors wide, and the machine has the instructions.
 #[inline(always)]
 unsafe fn softmax<V: Vector, const NV: usize>(t: &Softmax) {
@@ -225,16 +175,37 @@ unsafe fn weigh<V: Vector, const MR: usize, const NV: usize>(t: &Weigh) {
     unsafe {
         let mut acc = [[V::splat(0.0); NV]; MR];
         let (mut values, mut weights) = (t.values, t.weights);
-        for _ in 0..t.keys {
-            let row: [V; NV] = std::array::from_fn(|j| V::load(weights.wrapping_add(j * V::LANES)));
-            for_each_row!(MR, I, {
-                let value = V::splat(*values.wrapping_add(I));
-                for j in 0..NV {
-                    acc[I][j] = value.mul_add(row[j], acc[I][j]);
+        // As in `kernel::tile`.
+        macro_rules! multiply {
+            () => {
+                compiler_fence(Ordering::SeqCst);
+                let left = V::load(weights);
+                let right = if NV > 1 { V::load(weights.wrapping_add(V::LANES)) } else { left };
+                if V::LANES == LINE {
+                    prefetch_line(weights.wrapping_add(AHEAD));
+                    if NV > 1 {
+                        prefetch_line(weights.wrapping_add(AHEAD + LINE));
+                    }
                 }
-            });
-            values = values.wrapping_add(t.step);
-            weights = weights.wrapping_add(NV * V::LANES);
+                weights = weights.wrapping_add(NV * V::LANES);
+                for_each_row!(MR, I, {
+                    let value = V::splat(*values.wrapping_add(I));
+                    acc[I][0] = value.mul_add(left, acc[I][0]);
+                    if NV > 1 {
+                        acc[I][1] = value.mul_add(right, acc[I][1]);
+                    }
+                });
+                values = values.wrapping_add(t.step);
+            };
+        }
+        for _ in 0..t.keys / STEPS {
+            multiply!();
+            multiply!();
+            multiply!();
+            multiply!();
+        }
+        for _ in 0..t.keys % STEPS {
+            multiply!();
         }
         for_each_row!(MR, I, {
             for (j, &sum) in acc[I].iter().enumerate() {
@@ -257,12 +228,6 @@ macro_rules! parts {
             use super::*;
 
             $(#[$features])?
-            unsafe fn scores<const MR: usize, const NV: usize>(t: &Scores) {
-                // SAFETY: passed on from the caller.
-                unsafe { super::scores::<$vector, MR, NV>(t) }
-            }
-
-            $(#[$features])?
             unsafe fn softmax<const NV: usize>(t: &Softmax) {
                 // SAFETY: passed on from the caller.
                 unsafe { super::softmax::<$vector, NV>(t) }
@@ -275,7 +240,6 @@ macro_rules! parts {
             }
 
             pub(super) static PARTS: Parts = Parts {
-                scores: [&[$(scores::<$mr, 2>),*], &[$(scores::<$mr, 1>),*]],
                 softmax: [softmax::<2>, softmax::<1>],
                 weigh: [&[$(weigh::<$mr, 2>),*], &[$(weigh::<$mr, 1>),*]],
             };

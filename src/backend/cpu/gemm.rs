@@ -7,8 +7,9 @@
 use super::Cpu;
 use super::finish::{Finish, add_row, finish_geglu, finish_row};
 use super::inner::{self, InnerKernels, Space};
-use super::kernel::{Kernels, PairTile, Tile};
-use super::pack::{KBlock, Packed, Target, Values};
+use super::kernel::{Kernels, MOST_ROWS, PairTile, Tile};
+use super::pack::{K_BLOCK, KBlock, Packed, Target, Values};
+use super::prefetch::LINE;
 use super::threads::even_part;
 use crate::backend::{ConvGeometry, Shape};
 use crate::util::error::Result;
@@ -17,6 +18,12 @@ use crate::util::error::Result;
 const ROWS: usize = 288;
 /// Most columns in a task.
 const COLUMNS: usize = 320;
+
+/// Rows so many values apart, or a multiple of that, share one set of an L1 cache, which has [`WAYS`] places.
+const ALIASED: usize = 1024;
+const WAYS: usize = 8;
+/// From one copied row to the next.
+const COPY_STRIDE: usize = K_BLOCK + LINE;
 
 /// Where the rows of A lie: for output pixel `row` and filter tap `(ky, kx)`, one pixel of the input or a row
 /// of zeros. A linear layer is a convolution with one tap.
@@ -99,6 +106,8 @@ pub(super) struct Cut {
     pointer_floats: usize,
     /// What is converted for a block of the sum: a block of the weight, or for bf16 the rows.
     converted_len: usize,
+    /// Copies of the rows for a block of the sum, where a tile's rows would drive each other out of the cache.
+    copies_len: usize,
     sums_len: usize,
 }
 
@@ -118,6 +127,8 @@ impl Cut {
         let block = block_size(kernels, threads, out.rows(), all_panels, flops);
         // The second half of GEGLU's columns need not begin with a panel, so it may touch one panel more.
         let max_width = (block.panels + (block.panels + 1) * (halves - 1)) * kernels.nr;
+        let aliased = taps == 1 && k.is_multiple_of(ALIASED) && kernels.mr > WAYS;
+        let copies = aliased && values != Values::Pairs && inner.is_none();
         Self {
             // Whole cache lines: a vector of the converted block that begins in one and ends in the next takes two loads.
             pointer_floats: (block.rows * taps * size_of::<*const f32>() / size_of::<f32>())
@@ -127,6 +138,7 @@ impl Cut {
                 Values::Pairs => (block.rows * Packed::most_pairs(k, taps)).next_multiple_of(16),
                 _ => Packed::block_len(kernels),
             },
+            copies_len: if copies { block.rows * COPY_STRIDE } else { 0 },
             sums_len: block.rows * max_width,
             block,
         }
@@ -134,7 +146,7 @@ impl Cut {
 
     /// Floats that a thread works in.
     pub(super) fn floats(&self) -> usize {
-        self.pointer_floats + self.converted_len + self.sums_len
+        self.pointer_floats + self.converted_len + self.copies_len + self.sums_len
     }
 }
 
@@ -157,7 +169,7 @@ pub(super) fn run(
     let inner = inner::kernels(kernels, cpu.strict, weight.values, shape);
     let cut = Cut::new(kernels, cpu.concurrency(), shape, size, (weight.values, inner), finish.geglu);
     let scratch = cpu.scratch(cut.floats())?;
-    let Cut { block, pointer_floats, converted_len, sums_len } = cut;
+    let Cut { block, pointer_floats, converted_len, copies_len, sums_len } = cut;
     let pairs = kernels.pairs.filter(|_| weight.values == Values::Pairs);
     let column_tasks = all_panels.div_ceil(block.panels);
     let blocks = weight.k_blocks();
@@ -178,13 +190,17 @@ pub(super) fn run(
         let stride: usize = panels.clone().map(|panel| kernels.width(weight.n, panel)).sum();
 
         let start = scratch.slot(slot);
-        // SAFETY: a slot belongs to one thread at a time and has room for these three parts; the first is at its
-        // start, which is aligned to a cache line.
-        let (pointers, converted, sums) = unsafe {
+        // SAFETY: a slot belongs to one thread at a time and has room for these parts; the first is at its start, which is
+        // aligned to a cache line.
+        let (pointers, converted, copies, sums) = unsafe {
             (
                 std::slice::from_raw_parts_mut(start.cast::<*const f32>(), tile_pointers),
                 std::slice::from_raw_parts_mut(start.add(pointer_floats), converted_len),
-                std::slice::from_raw_parts_mut(start.add(pointer_floats + converted_len), sums_len),
+                std::slice::from_raw_parts_mut(start.add(pointer_floats + converted_len), copies_len),
+                std::slice::from_raw_parts_mut(
+                    start.add(pointer_floats + converted_len + copies_len),
+                    sums_len,
+                ),
             )
         };
         for row in (0..row_count).step_by(mr) {
@@ -224,6 +240,14 @@ pub(super) fn run(
                     unsafe { (pairs.narrow)(from.wrapping_add(k_block.k_start), to, k_block.k) };
                 }
             }
+            if !copies.is_empty() {
+                for (copy, row) in copies.chunks_exact_mut(COPY_STRIDE).zip(&pointers[..row_count]) {
+                    // SAFETY: `fill` made pointers to rows of `k` values.
+                    let row =
+                        unsafe { std::slice::from_raw_parts(row.wrapping_add(k_block.k_start), k_block.k) };
+                    copy[..k_block.k].copy_from_slice(row);
+                }
+            }
             let mut offset = 0;
             for panel in panels.clone() {
                 let width = kernels.width(weight.n, panel);
@@ -240,10 +264,20 @@ pub(super) fn run(
                             let tile = PairTile { a, a_stride, pairs: a_stride, b, c, stride, accumulate };
                             kernels.pair_tile(pairs, count, width)(&tile);
                         } else {
-                            let rows = pointers[row * weight.taps + k_block.tap * count..].as_ptr();
-                            let KBlock { taps, k_start: offset, k, .. } = *k_block;
+                            let KBlock { taps, k_start, k, .. } = *k_block;
+                            let at = row * weight.taps + k_block.tap * count;
+                            let copy = |i: usize| copies.as_ptr().wrapping_add((row + i) * COPY_STRIDE);
+                            let copied: [*const f32; MOST_ROWS] = std::array::from_fn(copy);
+                            let (rows, offset, next) = match pointers.get(at + mr) {
+                                _ if !copies.is_empty() => (copied.as_ptr(), 0, copy(mr)),
+                                Some(next) if weight.taps == 1 => {
+                                    (pointers[at..].as_ptr(), k_start, next.wrapping_add(k_start))
+                                }
+                                _ => (pointers[at..].as_ptr(), k_start, b),
+                            };
                             kernels.tile(count, width)(&Tile {
                                 rows,
+                                next,
                                 offset,
                                 taps,
                                 k,

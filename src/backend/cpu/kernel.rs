@@ -4,7 +4,10 @@
 //! The rows of A are found through pointers (indirect GEMM, as in XNNPACK), one for each row and filter tap, so
 //! a convolution reads the image where it lies: no copy, and padding is a pointer to a row of zeros.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use super::inner::{InnerKernels, InnerTile, InnerTiles};
+use super::prefetch::{LINE, prefetch_line};
 use super::simd::{PORTABLE_FMA, Simd};
 use super::transform::{AllTransforms, all_transforms, data, filter, output};
 use crate::backend::DType;
@@ -39,6 +42,8 @@ pub(super) trait Vector: Copy {
 pub(super) struct Tile {
     /// For each tap, `MR` pointers to rows of A.
     pub(super) rows: *const *const f32,
+    /// What is fetched meanwhile, as many values as the rows have: those of the next tile, where they follow each other.
+    pub(super) next: *const f32,
     /// Values to skip in each row.
     pub(super) offset: usize,
     pub(super) taps: usize,
@@ -207,6 +212,13 @@ macro_rules! for_each_row {
 
 pub(super) use for_each_row;
 
+/// Most rows of a tile.
+pub(super) const MOST_ROWS: usize = 12;
+/// Values of `k` in a round of the loop: its own instructions take the place of others.
+pub(super) const STEPS: usize = 4;
+/// How many values ahead B is asked for: it comes from the L2 cache.
+pub(super) const AHEAD: usize = 256;
+
 /// The body of every micro-kernel: `MR` rows by `NV` vectors. Each value is one chain of multiply-adds in the
 /// order of `k`, whatever the tile's height, so results do not depend on where a row falls.
 ///
@@ -220,21 +232,55 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
         let mut acc = [[V::splat(0.0); NV]; MR];
         let mut b = t.b;
         let mut rows = t.rows;
+        let mut next = t.next;
         for _ in 0..t.taps {
             let mut a = [std::ptr::null::<f32>(); MR];
             for_each_row!(MR, I, {
                 a[I] = (*rows.wrapping_add(I)).wrapping_add(t.offset);
             });
             rows = rows.wrapping_add(MR);
-            for k in 0..t.k {
-                let columns: [V; NV] = std::array::from_fn(|j| V::load(b.wrapping_add(j * V::LANES)));
-                b = b.wrapping_add(NV * V::LANES);
-                for_each_row!(MR, I, {
-                    let value = V::splat(*a[I].wrapping_add(k));
-                    for j in 0..NV {
-                        acc[I][j] = value.mul_add(columns[j], acc[I][j]);
+            macro_rules! multiply {
+                ($k:expr) => {
+                    // Keeps loads from moving between the steps, for which there are too few registers.
+                    compiler_fence(Ordering::SeqCst);
+                    let left = V::load(b);
+                    let right = if NV > 1 { V::load(b.wrapping_add(V::LANES)) } else { left };
+                    // Shorter vectors use a line for so long that it comes in time by itself.
+                    if V::LANES == LINE {
+                        prefetch_line(b.wrapping_add(AHEAD));
+                        if NV > 1 {
+                            prefetch_line(b.wrapping_add(AHEAD + LINE));
+                        }
                     }
-                });
+                    b = b.wrapping_add(NV * V::LANES);
+                    for_each_row!(MR, I, {
+                        let value = V::splat(*a[I].wrapping_add($k));
+                        acc[I][0] = value.mul_add(left, acc[I][0]);
+                        if NV > 1 {
+                            acc[I][1] = value.mul_add(right, acc[I][1]);
+                        }
+                    });
+                };
+            }
+            let mut k = 0;
+            while k + STEPS <= t.k {
+                multiply!(k);
+                prefetch_line(next);
+                multiply!(k + 1);
+                if MR > 4 {
+                    prefetch_line(next.wrapping_add(LINE));
+                }
+                multiply!(k + 2);
+                if MR > 8 {
+                    prefetch_line(next.wrapping_add(2 * LINE));
+                }
+                multiply!(k + 3);
+                next = next.wrapping_add(MR * STEPS);
+                k += STEPS;
+            }
+            while k < t.k {
+                multiply!(k);
+                k += 1;
             }
         }
         for_each_row!(MR, I, {

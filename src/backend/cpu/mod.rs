@@ -29,6 +29,7 @@ mod pack;
 mod pack_panel;
 mod pages;
 mod pool;
+mod prefetch;
 mod residual;
 mod simd;
 mod sizes;

@@ -4,7 +4,7 @@ use super::inner::InnerKernels;
 use super::kernel::Kernels;
 use super::pack_panel::{pack_pairs, pack_panel};
 use super::pool::Buffer;
-use super::transpose::prefetch;
+use super::prefetch::prefetch;
 use super::{Device, inner, int8};
 use crate::backend::{DType, Weight, WeightFormat};
 use crate::util::cancel::Cancel;

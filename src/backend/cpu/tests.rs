@@ -22,6 +22,20 @@ fn every_operation_is_close_to_f64() {
 }
 
 #[test]
+fn rows_a_page_apart_are_multiplied_like_others() {
+    // Several heights of tiles, and several blocks of the sum.
+    for (inputs, tokens) in [(1024, 47), (1024, 5), (1040, 47), (2048, 13)] {
+        let case = Case::Linear { tokens, inputs, outputs: 72, dtype: DType::F16, epilogue: true };
+        let expected = run(&Reference::default(), case, 0..2).unwrap();
+        for simd in Simd::available() {
+            let cpu = Cpu::with_simd(2, None, simd).unwrap();
+            let error = relative_l2(&run(&cpu, case, 0..2).unwrap(), &expected);
+            assert!(error < 1.5e-6, "{case:?} with {simd:?}: relative error {error:e}");
+        }
+    }
+}
+
+#[test]
 fn a_large_mean_keeps_the_digits_of_a_norm() {
     let case = Case::GroupNorm { h: 256, w: 128, channels: 8, groups: 2, silu: false, offset: 30.0 };
     let expected = run(&Reference::default(), case, 0..1).unwrap();

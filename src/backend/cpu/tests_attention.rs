@@ -209,6 +209,7 @@ fn micro_kernel(kernels: &Kernels) -> f64 {
     let rows: Vec<*const f32> = a.chunks_exact(K).map(<[f32]>::as_ptr).collect();
     let tile = kernel::Tile {
         rows: rows.as_ptr(),
+        next: rows[0],
         offset: 0,
         taps: 1,
         k: K,

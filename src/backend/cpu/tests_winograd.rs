@@ -351,6 +351,7 @@ fn micro_kernel_rate(simd: Simd) -> f64 {
         for _ in 0..100 {
             let tile = kernel::Tile {
                 rows: rows.as_ptr(),
+                next: rows[0],
                 offset: 0,
                 taps: 1,
                 k,

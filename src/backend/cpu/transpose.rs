@@ -1,6 +1,7 @@
 //! Between rows of channels, one for each query, and panels, which have a row of queries for each channel.
 
 use super::pack::Target;
+use super::prefetch::prefetch;
 
 /// The side of the squares that are turned in registers.
 const SIDE: usize = 4;
@@ -43,19 +44,6 @@ unsafe fn turn(from: [*const f32; SIDE], factors: &[f32; SIDE], to: [*mut f32; S
             unsafe { *to.wrapping_add(j) = *from.wrapping_add(i) * factors[i] };
         }
     }
-}
-
-/// Asks for `len` values, which need not exist.
-#[inline(always)]
-pub(super) fn prefetch<T>(from: *const T, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for i in (0..len + 64 / size_of::<T>() - 1).step_by(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every x86-64 has SSE; a prefetch of any address does no harm.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(i).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (from, len);
 }
 
 /// Writes a panel, for each channel a row of `width`, from `count` rows of channels `stride` apart, each value times

@@ -320,6 +320,7 @@ pub(super) fn run(
                     for row in (0..count).step_by(mr) {
                         let tile = Tile {
                             rows: rows[row..].as_ptr(),
+                            next: rows[row].wrapping_add(point * data_stride + mr * depth),
                             offset: point * data_stride,
                             taps: 1,
                             k,
