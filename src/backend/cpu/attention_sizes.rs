@@ -2,11 +2,10 @@
 
 use super::inner::InnerKernels;
 use super::kernel::Kernels;
+use super::prefetch::LINE;
 use super::{attention_bf16, attention_inner};
 use crate::backend::Shape;
 
-/// Values in a cache line.
-const LINE: usize = 16;
 /// Most keys in a tile: a panel's weights stay in the L1 cache.
 const KEYS: usize = 128;
 /// Most queries in a task: what a tile of keys and values is read for, often from afar.
