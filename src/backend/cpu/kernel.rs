@@ -19,6 +19,11 @@ pub(super) trait Vector: Copy {
     /// # Safety
     /// `from` points to `LANES` values.
     unsafe fn load(from: *const f32) -> Self;
+    /// Values in f16.
+    ///
+    /// # Safety
+    /// `from` points to `LANES` values.
+    unsafe fn load_f16(from: *const u16) -> Self;
     /// Integers as floats.
     ///
     /// # Safety
@@ -230,6 +235,15 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let mut acc = [[V::splat(0.0); NV]; MR];
+        if V::LANES == LINE && t.accumulate {
+            for_each_row!(MR, I, {
+                let c = t.c.wrapping_add(I * t.stride);
+                prefetch_line(c);
+                if NV > 1 {
+                    prefetch_line(c.wrapping_add(LINE));
+                }
+            });
+        }
         let mut b = t.b;
         let mut rows = t.rows;
         let mut next = t.next;
@@ -309,6 +323,13 @@ impl Vector for Four {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller gives four values.
         Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: the caller gives four values.
+        let bits = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
+        Self(bits.map(|bits| half::f16::from_bits(bits).to_f32_const()))
     }
 
     #[inline(always)]

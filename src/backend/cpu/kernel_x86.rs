@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::inner::InnerKernels;
 use super::kernel::{Kernels, Tile, Vector, tile, widen_bf16_portable, widen_f16_portable, widen_i8};
-use super::transform::{Family, all_transforms, data, filter, output};
+use super::transform::{Family, Tap, all_transforms, data, filter, output};
 use super::{kernel_bf16, kernel_inner};
 
 #[derive(Clone, Copy)]
@@ -26,6 +26,16 @@ impl Vector for Sse2 {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: as `splat`; the caller gives four values.
         Self(unsafe { _mm_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        let mut values = [0.0; 4];
+        // SAFETY: as `splat`; the caller gives four values.
+        unsafe {
+            widen_f16_portable(from, values.as_mut_ptr(), 4);
+            Self(_mm_loadu_ps(values.as_ptr()))
+        }
     }
 
     #[inline(always)]
@@ -105,6 +115,12 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: as `splat`, and with F16C; the caller gives eight values.
+        unsafe { Self(_mm256_cvtph_ps(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         // SAFETY: as `splat`; the caller gives eight values.
         unsafe { Self(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())))) }
@@ -175,6 +191,12 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: as `splat`; the caller gives sixteen values.
+        unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         // SAFETY: as `splat`; the caller gives sixteen values.
         unsafe { Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
@@ -240,11 +262,11 @@ unsafe fn avx512<const MR: usize, const NV: usize>(t: &Tile) {
 
 /// Compiles the transforms for an instruction set.
 macro_rules! transforms {
-    ($data:ident, $filter:ident, $output:ident, $vector:ty, $features:literal) => {
+    ($data:ident, $filter:ident, $output:ident, $features:literal) => {
         /// # Safety
         /// As [`data`]; the machine has the instructions.
         #[target_feature(enable = $features)]
-        unsafe fn $data<F: Family>(
+        unsafe fn $data<V: Vector, F: Family, const FIRST: usize, const COUNT: usize>(
             pixels: *const *const f32,
             offset: usize,
             vectors: usize,
@@ -252,21 +274,26 @@ macro_rules! transforms {
             stride: usize,
         ) {
             // SAFETY: passed on from the caller.
-            unsafe { data::<$vector, F>(pixels, offset, vectors, to, stride) }
+            unsafe { data::<V, F, FIRST, COUNT>(pixels, offset, vectors, to, stride) }
         }
 
         /// # Safety
         /// As [`filter`]; the machine has the instructions.
         #[target_feature(enable = $features)]
-        unsafe fn $filter<F: Family>(taps: &[*const f32; 9], vectors: usize, to: *mut f32, stride: usize) {
+        unsafe fn $filter<V: Vector, F: Family, T: Tap, const FIRST: usize, const COUNT: usize>(
+            taps: &[*const T; 9],
+            vectors: usize,
+            to: *mut f32,
+            stride: usize,
+        ) {
             // SAFETY: passed on from the caller.
-            unsafe { filter::<$vector, F>(taps, vectors, to, stride) }
+            unsafe { filter::<V, F, T, FIRST, COUNT>(taps, vectors, to, stride) }
         }
 
         /// # Safety
         /// As [`output`]; the machine has the instructions.
         #[target_feature(enable = $features)]
-        unsafe fn $output<F: Family>(
+        unsafe fn $output<V: Vector, F: Family>(
             sums: *const f32,
             stride: usize,
             vectors: usize,
@@ -274,13 +301,13 @@ macro_rules! transforms {
             to_stride: usize,
         ) {
             // SAFETY: passed on from the caller.
-            unsafe { output::<$vector, F>(sums, stride, vectors, to, to_stride) }
+            unsafe { output::<V, F>(sums, stride, vectors, to, to_stride) }
         }
     };
 }
 
-transforms!(data_avx2, filter_avx2, output_avx2, Avx2, "avx2,fma");
-transforms!(data_avx512, filter_avx512, output_avx512, Avx512, "avx512f");
+transforms!(data_avx2, filter_avx2, output_avx2, "avx2,fma,f16c");
+transforms!(data_avx512, filter_avx512, output_avx512, "avx512f");
 
 /// # Safety
 /// `from` and `to` point to `len` values; the machine has F16C.
@@ -366,7 +393,7 @@ pub(super) static AVX2: Kernels = Kernels {
     widen_i8: [widen_i8_avx2::<1>, widen_i8_avx2::<2>],
     pairs: None,
     inner: None,
-    transforms: all_transforms!(data_avx2, filter_avx2, output_avx2),
+    transforms: all_transforms!(data_avx2, filter_avx2, output_avx2, Avx2),
     task: 400 << 20,
 };
 
@@ -411,7 +438,7 @@ const fn avx512_kernels(inner: Option<&'static InnerKernels>) -> Kernels {
         widen_i8: [widen_i8_avx512::<1>, widen_i8_avx512::<2>],
         pairs: Some(&kernel_bf16::PAIRS),
         inner,
-        transforms: all_transforms!(data_avx512, filter_avx512, output_avx512),
+        transforms: all_transforms!(data_avx512, filter_avx512, output_avx512, Avx512),
         task: 400 << 20,
     }
 }

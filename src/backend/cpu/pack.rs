@@ -200,6 +200,23 @@ impl Packed {
         Some((dtype, &self.panels.bytes(end)[start..]))
     }
 
+    /// Where a panel's rows of some blocks begin, if they are f16.
+    pub(super) fn f16_blocks<const N: usize>(
+        &self,
+        kernels: &Kernels,
+        panel: usize,
+        blocks: &[KBlock; N],
+    ) -> Option<[*const u16; N]> {
+        let mut rows = [std::ptr::null(); N];
+        for (rows, block) in rows.iter_mut().zip(blocks) {
+            *rows = match self.stored(kernels, panel, block)? {
+                (DType::F16, bytes) => bytes.as_ptr().cast(),
+                _ => return None,
+            };
+        }
+        Some(rows)
+    }
+
     /// Asks for a part, of so many equal ones, of the memory that a panel's rows of a block are read from.
     pub(super) fn prefetch(
         &self,

@@ -28,7 +28,7 @@ pub(super) trait Family {
 
 /// Winograd's F(4×4, 3×3): 36 products for 16 pixels, where the definition has 144.
 ///
-/// Its points are 0, ±√½, ±√2 and ∞. With the 0, ±1, ±2 and ∞ of Lavin and Gray the sums differ more in size, and the
+/// Its points are 0, ∞, ±√½ and ±√2. With the 0, ±1, ±2 and ∞ of Lavin and Gray the sums differ more in size, and the
 /// error is twice as large.
 pub(super) struct Winograd4;
 
@@ -36,7 +36,7 @@ impl Family for Winograd4 {
     const PATCH: usize = 6;
     const POINTS: usize = 6;
     const TILE: usize = 4;
-    const SIZES: [i32; SIDE] = [0, 1, 1, 3, 3, 0];
+    const SIZES: [i32; SIDE] = [0, 0, 1, 1, 3, 3];
 
     #[inline(always)]
     fn data<V: Vector>(d: [V; SIDE]) -> [V; SIDE] {
@@ -48,11 +48,11 @@ impl Family for Winograd4 {
         let (even_high, odd_high) = (even(-0.5), odd(-0.5));
         [
             d[2].mul_add(V::splat(-2.5), d[0].add(d[4])),
+            d[3].mul_add(V::splat(-2.5), d[1].add(d[5])),
             odd_low.mul_add(low, even_low),
             odd_low.mul_add(minus_low, even_low),
             odd_high.mul_add(high, even_high),
             odd_high.mul_add(minus_high, even_high),
-            d[3].mul_add(V::splat(-2.5), d[1].add(d[5])),
         ]
     }
 
@@ -61,11 +61,11 @@ impl Family for Winograd4 {
         let (low, high) = (g[2].mul_add(V::splat(0.5), g[0]), g[2].mul_add(V::splat(2.0), g[0]));
         [
             g[0],
+            g[2],
             g[1].mul_add(V::splat(SQRT_HALF), low),
             g[1].mul_add(V::splat(-SQRT_HALF), low),
             g[1].mul_add(V::splat(SQRT_TWO), high),
             g[1].mul_add(V::splat(-SQRT_TWO), high),
-            g[2],
         ]
     }
 
@@ -74,14 +74,14 @@ impl Family for Winograd4 {
         // The polynomial through the points has the derivative -3/2 at ±√½ and 6 at ±√2. To divide by them here is free.
         const LOW: f32 = 1.0 / -1.5;
         const HIGH: f32 = 1.0 / 6.0;
-        let (even_low, even_high) = (p[1].add(p[2]), p[3].add(p[4]));
-        let odd_low = p[1].sub(p[2]).mul(V::splat(LOW * SQRT_HALF));
-        let odd_high = p[3].sub(p[4]).mul(V::splat(HIGH * SQRT_TWO));
+        let (even_low, even_high) = (p[2].add(p[3]), p[4].add(p[5]));
+        let odd_low = p[2].sub(p[3]).mul(V::splat(LOW * SQRT_HALF));
+        let odd_high = p[4].sub(p[5]).mul(V::splat(HIGH * SQRT_TWO));
         [
             even_low.mul_add(V::splat(LOW), even_high.mul_add(V::splat(HIGH), p[0])),
             odd_low.add(odd_high),
             even_low.mul_add(V::splat(0.5 * LOW), even_high.mul(V::splat(2.0 * HIGH))),
-            odd_low.mul_add(V::splat(0.5), odd_high.mul_add(V::splat(2.0), p[5])),
+            odd_low.mul_add(V::splat(0.5), odd_high.mul_add(V::splat(2.0), p[1])),
         ]
     }
 }
@@ -203,10 +203,24 @@ pub(super) struct Transforms {
     pub(super) points: usize,
     pub(super) tile: usize,
     pub(super) sizes: [i32; SIDE],
-    /// See [`data`], [`filter`] and [`output`].
+    /// All points at once.
+    pub(super) whole: Pass,
+    /// Two rows of points at a time, the last of an odd number alone.
+    pub(super) passes: &'static [Pass],
+    /// See [`output`].
+    pub(super) output: unsafe fn(*const f32, usize, usize, *mut f32, usize),
+}
+
+/// The transforms to some rows of points.
+pub(super) struct Pass {
+    /// The first point.
+    pub(super) first: usize,
+    /// How many.
+    pub(super) count: usize,
+    /// See [`data`] and, for taps in f32 and in f16, [`filter`].
     pub(super) data: unsafe fn(*const *const f32, usize, usize, *mut f32, usize),
     pub(super) filter: unsafe fn(&[*const f32; 9], usize, *mut f32, usize),
-    pub(super) output: unsafe fn(*const f32, usize, usize, *mut f32, usize),
+    pub(super) filter_f16: unsafe fn(&[*const u16; 9], usize, *mut f32, usize),
 }
 
 /// The transforms of one instruction set.
@@ -217,13 +231,13 @@ pub(super) struct AllTransforms {
     pub(super) phases: Transforms,
 }
 
-/// Transforms `vectors` vectors of channels, from channel `offset` on, of the patch whose pixels lie at `pixels`; the
-/// points lie `stride` values apart.
+/// Transforms `vectors` vectors of channels, from channel `offset` on, of the patch whose pixels lie at `pixels`, to
+/// `COUNT` rows of points from row `FIRST` on; the points lie `stride` values apart.
 ///
 /// # Safety
-/// `pixels` has `PATCH²` pointers to so many channels, and `to` has room for `POINTS²` rows of so many.
+/// `pixels` has `PATCH²` pointers to so many channels, and `to` has room for so many of each point.
 #[inline(always)]
-pub(super) unsafe fn data<V: Vector, F: Family>(
+pub(super) unsafe fn data<V: Vector, F: Family, const FIRST: usize, const COUNT: usize>(
     pixels: *const *const f32,
     offset: usize,
     vectors: usize,
@@ -243,7 +257,7 @@ pub(super) unsafe fn data<V: Vector, F: Family>(
                 row[x] = point;
             }
         }
-        for (y, row) in columns.into_iter().enumerate().take(F::POINTS) {
+        for (y, row) in columns.into_iter().skip(FIRST).take(COUNT).enumerate() {
             for (x, point) in F::data(row).into_iter().enumerate().take(F::POINTS) {
                 // SAFETY: the caller vouches for the room.
                 unsafe { point.store(to.wrapping_add((y * F::POINTS + x) * stride + at)) };
@@ -252,13 +266,38 @@ pub(super) unsafe fn data<V: Vector, F: Family>(
     }
 }
 
-/// Transforms `vectors` vectors of the filter, whose taps lie at `taps`; the points lie `stride` values apart.
+/// What a filter's taps are stored as.
+pub(super) trait Tap: Sized {
+    /// # Safety
+    /// There is a vector of values.
+    unsafe fn load<V: Vector>(from: *const Self) -> V;
+}
+
+impl Tap for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: passed on to the caller.
+        unsafe { V::load(from) }
+    }
+}
+
+/// f16.
+impl Tap for u16 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: passed on to the caller.
+        unsafe { V::load_f16(from) }
+    }
+}
+
+/// Transforms `vectors` vectors of the filter, whose taps lie at `taps`, to `COUNT` rows of points from row `FIRST` on;
+/// the points lie `stride` values apart.
 ///
 /// # Safety
-/// The taps point to so many vectors, and `to` has room for `POINTS²` rows of so many.
+/// The taps point to so many vectors, and `to` has room for so many of each point.
 #[inline(always)]
-pub(super) unsafe fn filter<V: Vector, F: Family>(
-    taps: &[*const f32; 9],
+pub(super) unsafe fn filter<V: Vector, F: Family, T: Tap, const FIRST: usize, const COUNT: usize>(
+    taps: &[*const T; 9],
     vectors: usize,
     to: *mut f32,
     stride: usize,
@@ -268,12 +307,12 @@ pub(super) unsafe fn filter<V: Vector, F: Family>(
         let mut columns = [[V::splat(0.0); 3]; SIDE];
         for x in 0..3 {
             // SAFETY: the caller vouches for the taps.
-            let tap = |y: usize| unsafe { V::load(taps[y * 3 + x].wrapping_add(at)) };
+            let tap = |y: usize| unsafe { T::load::<V>(taps[y * 3 + x].wrapping_add(at)) };
             for (row, point) in columns.iter_mut().zip(F::filter([tap(0), tap(1), tap(2)])) {
                 row[x] = point;
             }
         }
-        for (y, row) in columns.into_iter().enumerate().take(F::POINTS) {
+        for (y, row) in columns.into_iter().skip(FIRST).take(COUNT).enumerate() {
             for (x, point) in F::filter(row).into_iter().enumerate().take(F::POINTS) {
                 // SAFETY: the caller vouches for the room.
                 unsafe { point.store(to.wrapping_add((y * F::POINTS + x) * stride + at)) };
@@ -317,26 +356,41 @@ pub(super) unsafe fn output<V: Vector, F: Family>(
     }
 }
 
-/// The [`AllTransforms`] made of three functions that are generic over the family.
+/// The [`AllTransforms`] made of three functions that are generic over the vector and the family.
 macro_rules! all_transforms {
-    ($data:ident, $filter:ident, $output:ident $(, $vector:ty)?) => {
+    ($data:ident, $filter:ident, $output:ident, $vector:ty) => {
         $crate::backend::cpu::transform::AllTransforms {
-            four: all_transforms!(@ Winograd4, $data, $filter, $output $(, $vector)?),
-            two: all_transforms!(@ Winograd2, $data, $filter, $output $(, $vector)?),
-            enlarged: all_transforms!(@ Enlarged, $data, $filter, $output $(, $vector)?),
-            phases: all_transforms!(@ Phases, $data, $filter, $output $(, $vector)?),
+            four: all_transforms!(@ Winograd4, 6, [0 2, 2 2, 4 2], $data, $filter, $output, $vector),
+            two: all_transforms!(@ Winograd2, 4, [0 2, 2 2], $data, $filter, $output, $vector),
+            enlarged: all_transforms!(@ Enlarged, 5, [0 2, 2 2, 4 1], $data, $filter, $output, $vector),
+            phases: all_transforms!(@ Phases, 4, [0 2, 2 2], $data, $filter, $output, $vector),
         }
     };
-    (@ $family:ident, $data:ident, $filter:ident, $output:ident $(, $vector:ty)?) => {{
-        use $crate::backend::cpu::transform::{self, Family};
-        transform::Transforms {
-            patch: transform::$family::PATCH,
-            points: transform::$family::POINTS,
-            tile: transform::$family::TILE,
-            sizes: transform::$family::SIZES,
-            data: $data::<$($vector,)? transform::$family>,
-            filter: $filter::<$($vector,)? transform::$family>,
-            output: $output::<$($vector,)? transform::$family>,
+    (@ $family:ident, $rows:literal, [$($first:literal $count:literal),*], $data:ident, $filter:ident, $output:ident,
+     $vector:ty) => {{
+        use $crate::backend::cpu::transform::{$family, Family, Pass, Transforms};
+        const SIDE: usize = $family::POINTS;
+        const PASSES: &[Pass] = &[$(Pass {
+            first: $first * SIDE,
+            count: $count * SIDE,
+            data: $data::<$vector, $family, $first, $count>,
+            filter: $filter::<$vector, $family, f32, $first, $count>,
+            filter_f16: $filter::<$vector, $family, u16, $first, $count>,
+        }),*];
+        Transforms {
+            patch: $family::PATCH,
+            points: SIDE,
+            tile: $family::TILE,
+            sizes: $family::SIZES,
+            whole: Pass {
+                first: 0,
+                count: SIDE * SIDE,
+                data: $data::<$vector, $family, 0, $rows>,
+                filter: $filter::<$vector, $family, f32, 0, $rows>,
+                filter_f16: $filter::<$vector, $family, u16, 0, $rows>,
+            },
+            passes: PASSES,
+            output: $output::<$vector, $family>,
         }
     }};
 }
