@@ -268,13 +268,12 @@ macro_rules! transforms {
         #[target_feature(enable = $features)]
         unsafe fn $data<V: Vector, F: Family, const FIRST: usize, const COUNT: usize>(
             pixels: *const *const f32,
-            offset: usize,
             vectors: usize,
             to: *mut f32,
             stride: usize,
         ) {
             // SAFETY: passed on from the caller.
-            unsafe { data::<V, F, FIRST, COUNT>(pixels, offset, vectors, to, stride) }
+            unsafe { data::<V, F, FIRST, COUNT>(pixels, vectors, to, stride) }
         }
 
         /// # Safety

@@ -52,6 +52,7 @@ mod threads;
 mod transform;
 mod transpose;
 mod winograd;
+mod winograd_task;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -218,7 +218,7 @@ pub(super) struct Pass {
     /// How many.
     pub(super) count: usize,
     /// See [`data`] and, for taps in f32 and in f16, [`filter`].
-    pub(super) data: unsafe fn(*const *const f32, usize, usize, *mut f32, usize),
+    pub(super) data: unsafe fn(*const *const f32, usize, *mut f32, usize),
     pub(super) filter: unsafe fn(&[*const f32; 9], usize, *mut f32, usize),
     pub(super) filter_f16: unsafe fn(&[*const u16; 9], usize, *mut f32, usize),
 }
@@ -231,15 +231,14 @@ pub(super) struct AllTransforms {
     pub(super) phases: Transforms,
 }
 
-/// Transforms `vectors` vectors of channels, from channel `offset` on, of the patch whose pixels lie at `pixels`, to
-/// `COUNT` rows of points from row `FIRST` on; the points lie `stride` values apart.
+/// Transforms `vectors` vectors of channels of the patch whose pixels lie at `pixels`, to `COUNT` rows of points from row
+/// `FIRST` on; the points lie `stride` values apart.
 ///
 /// # Safety
 /// `pixels` has `PATCH²` pointers to so many channels, and `to` has room for so many of each point.
 #[inline(always)]
 pub(super) unsafe fn data<V: Vector, F: Family, const FIRST: usize, const COUNT: usize>(
     pixels: *const *const f32,
-    offset: usize,
     vectors: usize,
     to: *mut f32,
     stride: usize,
@@ -251,7 +250,7 @@ pub(super) unsafe fn data<V: Vector, F: Family, const FIRST: usize, const COUNT:
             let mut d = [V::splat(0.0); SIDE];
             for (y, d) in d.iter_mut().enumerate().take(F::PATCH) {
                 // SAFETY: the caller vouches for the pixels and their channels.
-                *d = unsafe { V::load((*pixels.wrapping_add(y * F::PATCH + x)).wrapping_add(offset + at)) };
+                *d = unsafe { V::load((*pixels.wrapping_add(y * F::PATCH + x)).wrapping_add(at)) };
             }
             for (row, point) in columns.iter_mut().zip(F::data(d)) {
                 row[x] = point;

@@ -5,14 +5,15 @@
 //! fast convolutions need no weights of their own: transforming a filter costs as much as the products of four tiles, and
 //! a task has tens of them. At the end the sums are transformed to pixels and finished.
 
-use super::finish::{Finish, add_row, finish_row};
-use super::inner::{self, FAST_STRIDE, InnerKernels, InnerRows, InnerTile, ROWS};
-use super::kernel::{Kernels, Tile};
-use super::pack::{KBlock, Packed, Target, WIDEST};
+use super::Cpu;
+use super::finish::Finish;
+use super::inner::{self, FAST_STRIDE, InnerKernels};
+use super::kernel::Kernels;
+use super::pack::{Packed, Target};
 use super::prefetch::LINE;
 use super::threads::even_part;
 use super::transform::{Pass, Transforms};
-use super::{Cpu, Device};
+use super::winograd_task::{Memory, Task};
 use crate::backend::Shape;
 use crate::util::error::Result;
 
@@ -20,7 +21,7 @@ use crate::util::error::Result;
 /// cache that leaves room for the patches.
 const FILTERS: usize = 12 * 4096;
 /// Rows of a tap that are converted at a time: those of all taps stay in the L1 cache.
-const FILTER_ROWS: usize = 8;
+pub(super) const FILTER_ROWS: usize = 8;
 /// Most tiles in a task.
 const TILES: usize = 72;
 /// A task's filters take as long to transform as the products of so many tiles.
@@ -48,7 +49,14 @@ pub(super) struct Patches<'a> {
 
 impl Patches<'_> {
     /// The pointers to the pixels of the patch for the tile at `row` and `column` of an image.
-    fn fill(&self, image: usize, row: usize, column: usize, side: usize, pixels: &mut [*const f32]) {
+    pub(super) fn fill(
+        &self,
+        image: usize,
+        row: usize,
+        column: usize,
+        side: usize,
+        pixels: &mut [*const f32],
+    ) {
         let shift = u32::from(self.enlarge);
         let (height, width) = match self.enlarge {
             true => (self.output.h, self.output.w),
@@ -103,20 +111,20 @@ impl Cut {
     }
 }
 
-/// Each thread's memory, in floats: pointers to the patches' pixels and to their rows of points, then the transformed
-/// patches, filters and sums, and the pixels of a tile or the converted taps.
+/// How each thread's memory is laid out, in floats: pointers to the patches' pixels and to their rows of points, then the
+/// transformed patches, filters and sums, and the pixels of a tile or the converted taps.
 pub(super) struct Room {
     cut: Cut,
     points: usize,
     /// Of them, most at a time.
     pass_points: usize,
     /// Input channels at a time.
-    depth: usize,
+    pub(super) depth: usize,
     pointer_count: usize,
     pointer_len: usize,
-    data_stride: usize,
-    filter_stride: usize,
-    sums_stride: usize,
+    pub(super) data_stride: usize,
+    pub(super) filter_stride: usize,
+    pub(super) sums_stride: usize,
     /// What the rows of a point begin and end with, for kernels of Winograd's inner product; as many for each.
     ends_len: usize,
     last_len: usize,
@@ -167,6 +175,39 @@ impl Room {
             + 2 * self.ends_len
             + self.last_len
     }
+
+    /// Columns of the largest task.
+    pub(super) fn columns(&self, kernels: &Kernels) -> usize {
+        self.cut.panels * kernels.nr
+    }
+
+    /// The parts of the memory at `start`.
+    ///
+    /// # Safety
+    /// It has [`Self::floats`], aligned to a cache line, which nothing else uses.
+    unsafe fn split<'a>(&self, start: *mut f32, pixels: usize) -> Memory<'a> {
+        let data = start.wrapping_add(self.pointer_len);
+        let filters = data.wrapping_add(self.pass_points * self.data_stride);
+        let sums = filters.wrapping_add(self.pass_points * self.filter_stride);
+        let row_sums = sums.wrapping_add(self.points * self.sums_stride);
+        let row_scales = row_sums.wrapping_add(self.ends_len);
+        let last = row_scales.wrapping_add(self.ends_len);
+        // SAFETY: the parts follow each other within the memory; the pointers are at its start, aligned.
+        unsafe {
+            let pointers = std::slice::from_raw_parts_mut(start.cast::<*const f32>(), self.pointer_count);
+            let (pixels, rows) = pointers.split_at_mut(self.cut.tiles * pixels);
+            Memory {
+                pixels,
+                rows,
+                data,
+                filters,
+                sums,
+                row_sums: std::slice::from_raw_parts_mut(row_sums, self.ends_len),
+                row_scales: std::slice::from_raw_parts_mut(row_scales, self.ends_len),
+                last: std::slice::from_raw_parts_mut(last, self.last_len),
+            }
+        }
+    }
 }
 
 /// The passes over a block of channels.
@@ -194,278 +235,44 @@ pub(super) fn run(
     target: Target<f32>,
 ) -> Result<()> {
     let kernels = cpu.device.kernels;
-    let (mr, nr) = (kernels.mr, kernels.nr);
-    let Transforms { patch, points: side, tile: tile_side, .. } = *transforms;
-    let (points, pixels) = (side * side, patch * patch);
     let shape = patches.output;
-    let (down, across) = (shape.h.div_ceil(tile_side), shape.w.div_ceil(tile_side));
+    let (down, across) = (shape.h.div_ceil(transforms.tile), shape.w.div_ceil(transforms.tile));
     let tiles = shape.n * down * across;
-    let panels = shape.c.div_ceil(nr);
+    let panels = shape.c.div_ceil(kernels.nr);
     let inner = inner::fast_kernels(kernels, cpu.strict, weight.values, transforms, shape);
     let room = Room::new(kernels, inner, transforms, shape, weight.k, cpu.concurrency());
-    let cut = &room.cut;
-    let column_tasks = panels.div_ceil(cut.panels);
-    let passes = passes(inner, transforms);
-
-    let Room {
-        pass_points,
-        depth,
-        pointer_count,
-        pointer_len,
-        data_stride,
-        filter_stride,
-        sums_stride,
-        last_len,
-        ..
-    } = room;
-    let ends_len = room.ends_len;
-    let columns = cut.panels * nr;
+    let Cut { tiles: task_tiles, panels: task_panels } = room.cut;
+    let column_tasks = panels.div_ceil(task_panels);
     let scratch = cpu.scratch(room.floats())?;
 
-    cpu.parallel(tiles.div_ceil(cut.tiles) * column_tasks, |task, slot| {
-        let first_tile = task / column_tasks * cut.tiles;
-        let count = cut.tiles.min(tiles - first_tile);
-        let first_panel = task % column_tasks * cut.panels;
-        let task_panels = first_panel..(first_panel + cut.panels).min(panels);
-        let stride: usize = task_panels.clone().map(|panel| kernels.width(weight.n, panel)).sum();
-        let place = |tile: usize| {
-            let tile = first_tile + tile;
-            (tile / (down * across), tile / across % down, tile % across)
+    cpu.parallel(tiles.div_ceil(task_tiles) * column_tasks, |task, slot| {
+        let (first_tile, first_panel) = (task / column_tasks * task_tiles, task % column_tasks * task_panels);
+        let panels = first_panel..(first_panel + task_panels).min(panels);
+        // SAFETY: a slot belongs to one thread at a time and has room for these parts.
+        let memory = unsafe { room.split(scratch.slot(slot), transforms.patch * transforms.patch) };
+        let mut task = Task {
+            cpu,
+            transforms,
+            inner,
+            patches,
+            weight,
+            room: &room,
+            memory,
+            size: [down, across],
+            first_tile,
+            tiles: task_tiles.min(tiles - first_tile),
+            stride: panels.clone().map(|panel| kernels.width(weight.n, panel)).sum(),
+            panels,
         };
-
-        let start = scratch.slot(slot);
-        // SAFETY: a slot belongs to one thread at a time and has room for these parts; the pointers are at its start,
-        // which is aligned to a cache line.
-        let (pointers, data, filters, sums, row_sums, row_scales, last) = unsafe {
-            let data = start.add(pointer_len);
-            let filters = data.add(pass_points * data_stride);
-            let sums = filters.add(pass_points * filter_stride);
-            let row_sums = sums.add(points * sums_stride);
-            let row_scales = row_sums.add(ends_len);
-            let last = row_scales.add(ends_len);
-            (
-                std::slice::from_raw_parts_mut(start.cast::<*const f32>(), pointer_count),
-                data,
-                filters,
-                sums,
-                std::slice::from_raw_parts_mut(row_sums, ends_len),
-                std::slice::from_raw_parts_mut(row_scales, ends_len),
-                std::slice::from_raw_parts_mut(last, last_len),
-            )
-        };
-        let (sources, rows) = pointers.split_at_mut(cut.tiles * pixels);
-        for tile in 0..count {
-            let (image, row, column) = place(tile);
-            patches.fill(image, row, column, patch, &mut sources[tile * pixels..][..pixels]);
-            rows[tile] = data.wrapping_add(tile * depth);
-        }
-        for (k_start, k) in k_blocks(weight.k, depth) {
-            for pass in passes {
-                for tile in 0..count {
-                    let to = data.wrapping_add(tile * depth);
-                    let source = &sources[tile * pixels..][..pixels];
-                    // SAFETY: the pointers are to pixels of the weight's channels; a tile has room for `depth` of each point.
-                    unsafe {
-                        transform_patch(pass, kernels.nr / 2, source, k_start, k, to, data_stride, last)
-                    };
-                }
-                if let Some(inner) = inner {
-                    for point in 0..pass.count {
-                        let size = (transforms.sizes[point / side] + transforms.sizes[point % side]) / 2;
-                        for first in (0..count).step_by(ROWS) {
-                            let at = point * cut.tiles + first;
-                            let to = data.wrapping_add(point * data_stride + first * depth);
-                            // SAFETY: the tiles' values of the point, transformed just now.
-                            unsafe {
-                                (inner.scale_rows)(&InnerRows {
-                                    from: std::array::from_fn(|i| to.wrapping_add(i * depth).cast_const()),
-                                    count: ROWS.min(count - first),
-                                    to,
-                                    stride: depth,
-                                    k,
-                                    size,
-                                    sums: row_sums[at..].as_mut_ptr(),
-                                    scales: row_scales[at..].as_mut_ptr(),
-                                });
-                            }
-                        }
-                    }
-                }
-                let mut offset = 0;
-                for panel in task_panels.clone() {
-                    // A task may take tens of milliseconds. Once this is set the operation fails, whatever the result.
-                    if cpu.cancel.is_cancelled() {
-                        return;
-                    }
-                    let width = kernels.width(weight.n, panel);
-                    let blocks = std::array::from_fn(|tap| KBlock { tap, taps: 1, k_start, k });
-                    // SAFETY: each point of the filters has room for the block's rows, and `last` for some of all taps.
-                    unsafe {
-                        let to = (filters, filter_stride);
-                        transform_filters(&cpu.device, pass, inner, (weight, panel), blocks, last, to);
-                    }
-                    for point in 0..pass.count {
-                        if let Some(inner) = inner {
-                            let filters = filters.wrapping_add(point * filter_stride);
-                            let mut first_sums = [0.0; WIDEST];
-                            let column_scales = &weight.column_scales(kernels)[panel * nr..];
-                            // SAFETY: the panel's block of this point has `k` rows.
-                            unsafe { (inner.column_sums)(filters, k, width, first_sums.as_mut_ptr()) };
-                            for row in (0..count).step_by(mr) {
-                                let at = point * cut.tiles + row;
-                                let tile = InnerTile {
-                                    a: data.wrapping_add(point * data_stride + row * FAST_STRIDE),
-                                    step: 1,
-                                    k,
-                                    b: filters,
-                                    row_sums: row_sums[at..].as_ptr(),
-                                    column_sums: first_sums.as_ptr(),
-                                    row_scales: row_scales[at..].as_ptr(),
-                                    column_scales: column_scales.as_ptr(),
-                                    c: sums.wrapping_add(
-                                        (pass.first + point) * sums_stride + row * stride + offset,
-                                    ),
-                                    stride,
-                                    accumulate: k_start > 0,
-                                };
-                                // SAFETY: as below.
-                                unsafe { kernels.inner_tile(&inner.fast, mr.min(count - row), width)(&tile) };
-                            }
-                            if panel + 1 < task_panels.end {
-                                // The next filters meanwhile, tap by tap.
-                                let next = KBlock { tap: point % 9, taps: 1, k_start, k };
-                                weight.prefetch(kernels, panel + 1, &next, point / 9, points.div_ceil(9));
-                            }
-                            continue;
-                        }
-                        for row in (0..count).step_by(mr) {
-                            let tile = Tile {
-                                rows: rows[row..].as_ptr(),
-                                next: rows[row].wrapping_add(point * data_stride + mr * depth),
-                                offset: point * data_stride,
-                                taps: 1,
-                                k,
-                                b: filters.wrapping_add(point * filter_stride),
-                                c: sums
-                                    .wrapping_add((pass.first + point) * sums_stride + row * stride + offset),
-                                stride,
-                                accumulate: k_start > 0,
-                            };
-                            // SAFETY: each of the rows has `k` values at the point, the filters are this panel's block, and
-                            // the sums of a point have `stride` columns for each row.
-                            unsafe { kernels.tile(mr.min(count - row), width)(&tile) };
-                        }
-                    }
-                    offset += width;
+        task.find_pixels();
+        for (k_start, k) in k_blocks(weight.k, room.depth) {
+            for pass in passes(inner, transforms) {
+                if !task.multiply(pass, k_start, k) {
+                    return;
                 }
             }
+            task.next_channels(k);
         }
-
-        let column = first_panel * nr;
-        let width = (cut.panels * nr).min(shape.c - column);
-        let bias = &weight.bias()[column..][..width];
-        for tile in 0..count {
-            let (image, row, across) = place(tile);
-            let from = sums.wrapping_add(tile * stride);
-            // SAFETY: the sums of each point have `stride` columns, whole vectors, for the tile; and `last` has room for
-            // that many of each pixel.
-            unsafe {
-                (transforms.output)(from, sums_stride, stride / (nr / 2), last.as_mut_ptr(), columns);
-            }
-            let channel_bias = finish.channel_bias.map(|bias| &bias[image * shape.c + column..][..width]);
-            for y in row * tile_side..shape.h.min((row + 1) * tile_side) {
-                for x in across * tile_side..shape.w.min((across + 1) * tile_side) {
-                    let at = ((image * shape.h + y) * shape.w + x) * shape.c + column;
-                    let pixel = (y - row * tile_side) * tile_side + x - across * tile_side;
-                    let residual = finish.residual.map(|residual| &residual[at..][..width]);
-                    let values = &last[pixel * columns..][..width];
-                    // SAFETY: this task alone writes these pixels and columns of the output.
-                    let out = unsafe { target.slice(at, width) };
-                    if finish.onto {
-                        add_row(cpu.device.simd, values, bias, channel_bias, out);
-                    } else {
-                        finish_row(
-                            cpu.device.simd,
-                            values,
-                            bias,
-                            channel_bias,
-                            finish.activation,
-                            residual,
-                            out,
-                        );
-                    }
-                }
-            }
-        }
+        task.finish(finish, target);
     })
-}
-
-/// Transforms a panel's filters, of which `blocks` are the same rows of all taps; the points lie a stride apart.
-///
-/// # Safety
-/// There is room for the rows of each point, and in `last` for [`FILTER_ROWS`] of each tap.
-unsafe fn transform_filters(
-    device: &Device,
-    pass: &Pass,
-    inner: Option<&InnerKernels>,
-    (weight, panel): (&Packed, usize),
-    blocks: [KBlock; 9],
-    last: &mut [f32],
-    (to, stride): (*mut f32, usize),
-) {
-    let kernels = device.kernels;
-    let (k, width, lanes) = (blocks[0].k, kernels.width(weight.n, panel), kernels.nr / 2);
-    if let (None, Some(taps)) = (inner, weight.f16_blocks(kernels, panel, &blocks)) {
-        // SAFETY: rows are whole vectors; the caller vouches for the room.
-        unsafe { (pass.filter_f16)(&taps, k * width / lanes, to, stride) };
-        return;
-    }
-    for row in (0..k).step_by(FILTER_ROWS) {
-        let rows = FILTER_ROWS.min(k - row);
-        let taps = blocks.map(|block| {
-            let to = &mut last[block.tap * FILTER_ROWS * kernels.nr..];
-            let block = KBlock { k_start: block.k_start + row, k: rows, ..block };
-            if let Some(inner) = inner {
-                let to = &mut to[..rows * width];
-                weight.scaled_block(device, inner, panel, &block, to);
-                return to.as_ptr();
-            }
-            weight.block(kernels, panel, &block, to)
-        });
-        // SAFETY: as above.
-        unsafe { (pass.filter)(&taps, rows * width / lanes, to.wrapping_add(row * width), stride) };
-    }
-}
-
-/// Transforms the channels from `k_start` to `k_start + k` of a patch. Those that do not fill a vector are copied first,
-/// for nothing may be read past the last pixel; what becomes of the rest of that vector is not used.
-///
-/// # Safety
-/// `pixels` point to so many channels; `to` has room for `k` channels, rounded up to vectors, of each point.
-#[allow(clippy::too_many_arguments)]
-unsafe fn transform_patch(
-    pass: &Pass,
-    lanes: usize,
-    pixels: &[*const f32],
-    k_start: usize,
-    k: usize,
-    to: *mut f32,
-    stride: usize,
-    edge: &mut [f32],
-) {
-    let whole = k / lanes;
-    // SAFETY: the caller vouches for these.
-    unsafe { (pass.data)(pixels.as_ptr(), k_start, whole, to, stride) };
-    let rest = k % lanes;
-    if rest > 0 {
-        let mut copies = [std::ptr::null(); 36];
-        for ((copy, pixel), edge) in copies.iter_mut().zip(pixels).zip(edge.chunks_exact_mut(LINE)) {
-            // SAFETY: the caller vouches for the pixel.
-            let values = unsafe { std::slice::from_raw_parts(pixel.wrapping_add(k_start + k - rest), rest) };
-            edge[..rest].copy_from_slice(values);
-            *copy = edge.as_ptr();
-        }
-        // SAFETY: as above; the copies have a vector each.
-        unsafe { (pass.data)(copies.as_ptr(), 0, 1, to.wrapping_add(whole * lanes), stride) };
-    }
 }
