@@ -1,9 +1,13 @@
 //! Fast 3×3 convolutions: transformed patches times transformed filters, point by point, with the micro-kernels.
 //!
-//! A task owns some tiles and columns of the output. It goes over the channels in blocks; for each it transforms its
-//! patches, and for each panel of the weight the filters. These are read as they lie packed, in the file's precision, so
-//! fast convolutions need no weights of their own: transforming a filter costs as much as the products of four tiles, and
-//! a task has tens of them. At the end the sums are transformed to pixels and finished.
+//! A task owns some tiles and columns of the output. It goes over the channels in blocks, and over each block's points two
+//! rows at a time: it transforms its patches, and for each panel of the weight the filters. These are read as they lie
+//! packed, in the file's precision, so fast convolutions need no weights of their own: transforming a filter costs as much
+//! as the products of four tiles, and a task has tens of them. At the end the sums are transformed to pixels and finished.
+//!
+//! Why two rows: patches and filters, which are read again and again, fit the L2 cache with twice the channels a block as
+//! all points' would, and the sums, which do not fit, are visited half as often. With Winograd's inner product a block is
+//! short anyway, and all points are done at once.
 
 use super::Cpu;
 use super::finish::Finish;
