@@ -235,7 +235,7 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let mut acc = [[V::splat(0.0); NV]; MR];
-        // The sums of fast convolutions come from L3. Only AVX-512 was seen to wait for them.
+        // The sums of fast convolutions come from L3. Measured with AVX-512 alone.
         if V::LANES == LINE && t.accumulate {
             for_each_row!(MR, I, {
                 let c = t.c.wrapping_add(I * t.stride);

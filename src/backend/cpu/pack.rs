@@ -200,14 +200,14 @@ impl Packed {
         Some((dtype, &self.panels.bytes(end)[start..]))
     }
 
-    /// Where a panel's rows of some blocks begin, if they are f16.
-    pub(super) fn f16_blocks<const N: usize>(
+    /// Where a panel's rows of a block of each tap begin, if they are f16.
+    pub(super) fn f16_blocks(
         &self,
         kernels: &Kernels,
         panel: usize,
-        blocks: &[KBlock; N],
-    ) -> Option<[*const u16; N]> {
-        let mut rows = [std::ptr::null(); N];
+        blocks: &[KBlock; 9],
+    ) -> Option<[*const u16; 9]> {
+        let mut rows = [std::ptr::null(); 9];
         for (rows, block) in rows.iter_mut().zip(blocks) {
             *rows = match self.stored(kernels, panel, block)? {
                 (DType::F16, bytes) => bytes.as_ptr().cast(),

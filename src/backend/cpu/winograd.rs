@@ -3,7 +3,7 @@
 //! A task owns some tiles and columns of the output. It goes over the channels in blocks, and over each block's points two
 //! rows at a time: it transforms its patches, and for each panel of the weight the filters. These are read as they lie
 //! packed, in the file's precision, so fast convolutions need no weights of their own: transforming a filter costs as much
-//! as the products of four tiles, and a task has tens of them. At the end the sums are transformed to pixels and finished.
+//! as the products of four tiles (Zen 4) to ten (Cascade Lake), and a task has tens of them. At the end the sums are transformed to pixels and finished.
 //!
 //! Why two rows: patches and filters, which are read again and again, fit the L2 cache with twice the channels a block as
 //! all points' would, and the sums, which do not fit, are visited half as often. With Winograd's inner product a block is
@@ -28,7 +28,7 @@ const FILTERS: usize = 12 * 4096;
 pub(super) const FILTER_ROWS: usize = 8;
 /// Most tiles in a task.
 const TILES: usize = 72;
-/// A task's filters take as long to transform as the products of so many tiles.
+/// A task's filters take at least as long to transform as the products of so many tiles.
 const FILTER_TILES: usize = 4;
 /// Most values of a task's sums.
 const SUMS: usize = 36 * 64 * 320;
