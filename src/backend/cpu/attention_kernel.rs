@@ -4,10 +4,9 @@
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::kernel::{AHEAD, Four, STEPS, Vector, for_each_row};
+use super::kernel::{Four, STEPS, Vector, for_each_row};
 #[cfg(target_arch = "x86_64")]
 use super::kernel_x86::{Avx2, Avx512, Sse2};
-use super::prefetch::{LINE, prefetch_line};
 use super::simd::Simd;
 
 /// A panel's scores with a tile of keys, to become weights.
@@ -73,53 +72,19 @@ impl Parts {
     }
 }
 
-/// A power of two on the way: `2^x` is a polynomial of `r`, times two to the integer in the low bits of `shifted`.
-#[derive(Clone, Copy)]
-struct Power<V> {
-    shifted: V,
-    r: V,
-    p: V,
-}
-
-/// `2^x` for `x` of at most 0, relative error below 2.5e-7; 0 below -127. NaN stays NaN. In three steps, which a loop
-/// can take for three values at a time: one chain of instructions would leave a processor waiting.
-impl<V: Vector> Power<V> {
-    #[inline(always)]
-    fn new(x: V) -> Self {
-        // Adding 1.5·2²³ leaves the nearest integer in the low bits of the sum.
-        let magic = V::splat(12_582_912.0);
-        // NaN is in the second place, see `Vector::max`. At -127 itself the exponent's bits become 0, and those of the
-        // fraction are: 2^-127 is 0.
-        let x = V::splat(-127.0).max(x);
-        let shifted = x.add(magic);
-        Self { shifted, r: x.sub(shifted.sub(magic)), p: x }
-    }
-
-    #[inline(always)]
-    fn half(self) -> Self {
-        // The polynomial of degree 5 with the smallest relative error on [-1/2, 1/2] that is 1 at 0: 1.1e-7 before
-        // rounding.
-        let p = V::splat(1.326_472_7e-3).mul_add(self.r, V::splat(9.671_513e-3));
-        let p = p.mul_add(self.r, V::splat(5.550_733_6e-2));
-        Self { p, ..self }
-    }
-
-    // Not quite ln 2.
-    #[allow(clippy::approx_constant)]
-    #[inline(always)]
-    fn whole(self) -> V {
-        let p = self.p.mul_add(self.r, V::splat(2.402_224_2e-1));
-        let p = p.mul_add(self.r, V::splat(6.931_47e-1));
-        p.mul_add(self.r, V::splat(1.0)).shift_exponent(self.shifted)
-    }
-}
-
-/// # Safety
-/// `from` points to `NV` vectors.
+/// `2^x` for `x` of at most 0, relative error below 2.5e-7; 0 below -127. NaN stays NaN.
+// Not quite ln 2.
+#[allow(clippy::approx_constant)]
 #[inline(always)]
-unsafe fn load<V: Vector, const NV: usize>(from: *const f32) -> [V; NV] {
-    // SAFETY: passed on to the caller.
-    std::array::from_fn(|j| unsafe { V::load(from.wrapping_add(j * V::LANES)) })
+fn power<V: Vector>(x: V) -> V {
+    let (n, r) = x.split();
+    // The polynomial of degree 5 with the smallest relative error on [-1/2, 1/2] that is 1 at 0: 1.1e-7 before
+    // rounding.
+    let p = V::splat(1.326_472_7e-3).mul_add(r, V::splat(9.671_513e-3));
+    let p = p.mul_add(r, V::splat(5.550_733_6e-2));
+    let p = p.mul_add(r, V::splat(2.402_224_2e-1));
+    let p = p.mul_add(r, V::splat(6.931_47e-1));
+    p.mul_add(r, V::splat(1.0)).times_power(n)
 }
 
 /// # Safety
@@ -129,40 +94,38 @@ unsafe fn softmax<V: Vector, const NV: usize>(t: &Softmax) {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let width = NV * V::LANES;
-        let old: [V; NV] = load(t.maxima);
+        let at = |row: *mut f32, j: usize| row.wrapping_add(j * V::LANES);
+        let mut old = [V::splat(0.0); NV];
+        for (j, old) in old.iter_mut().enumerate() {
+            *old = V::load(at(t.maxima, j));
+        }
         // Two at a time: a comparison waits for the one before.
         let (mut even, mut odd) = (old, old);
         for key in (0..t.keys & !1).step_by(2) {
             let row = t.scores.wrapping_add(key * width);
-            let (a, b): ([V; NV], [V; NV]) = (load(row), load(row.wrapping_add(width)));
             for j in 0..NV {
-                even[j] = a[j].max(even[j]);
-                odd[j] = b[j].max(odd[j]);
+                even[j] = even[j].max(V::load(at(row, j)));
+                odd[j] = odd[j].max(V::load(at(row, NV + j)));
             }
         }
-        let last = t.keys - 1;
-        let row: [V; NV] = load(t.scores.wrapping_add(last * width));
+        let last = t.scores.wrapping_add((t.keys - 1) * width);
+        let (mut maximum, mut sum) = (old, [V::splat(0.0); NV]);
         for j in 0..NV {
-            // One register after the other: few enough values for sixteen registers.
-            let maximum = row[j].max(even[j].max(odd[j]));
-            let column = t.scores.wrapping_add(j * V::LANES);
-            let mut sum = V::splat(0.0);
-            let mut half = Power::new(V::load(column).sub(maximum)).half();
-            let mut begun = Power::new(V::load(column.wrapping_add(last.min(1) * width)).sub(maximum));
-            for key in 0..t.keys {
-                let weight = half.whole();
-                weight.store(column.wrapping_add(key * width));
-                sum = sum.add(weight);
-                half = begun.half();
-                // Past the last the last again, for nothing.
-                let next = column.wrapping_add(last.min(key + 2) * width);
-                begun = Power::new(V::load(next).sub(maximum));
+            maximum[j] = even[j].max(odd[j]).max(V::load(at(last, j)));
+        }
+        for key in 0..t.keys {
+            let row = t.scores.wrapping_add(key * width);
+            for j in 0..NV {
+                let weight = power(V::load(at(row, j)).sub(maximum[j]));
+                weight.store(at(row, j));
+                sum[j] = sum[j].add(weight);
             }
-            let fade = Power::new(old[j].sub(maximum)).half().whole();
-            let total = t.totals.wrapping_add(j * V::LANES);
-            V::load(total).mul_add(fade, sum).store(total);
-            fade.store(t.fades.wrapping_add(j * V::LANES));
-            maximum.store(t.maxima.wrapping_add(j * V::LANES));
+        }
+        for j in 0..NV {
+            let fade = power(old[j].sub(maximum[j]));
+            V::load(at(t.totals, j)).mul_add(fade, sum[j]).store(at(t.totals, j));
+            fade.store(at(t.fades, j));
+            maximum[j].store(at(t.maxima, j));
         }
     }
 }
@@ -181,12 +144,6 @@ unsafe fn weigh<V: Vector, const MR: usize, const NV: usize>(t: &Weigh) {
                 compiler_fence(Ordering::SeqCst);
                 let left = V::load(weights);
                 let right = if NV > 1 { V::load(weights.wrapping_add(V::LANES)) } else { left };
-                if V::LANES == LINE {
-                    prefetch_line(weights.wrapping_add(AHEAD));
-                    if NV > 1 {
-                        prefetch_line(weights.wrapping_add(AHEAD + LINE));
-                    }
-                }
                 weights = weights.wrapping_add(NV * V::LANES);
                 for_each_row!(MR, I, {
                     let value = V::splat(*values.wrapping_add(I));
@@ -260,5 +217,5 @@ parts!(
 );
 parts!(
     #[cfg(target_arch = "x86_64")]
-    AVX512, avx512, Avx512, [target_feature(enable = "avx512f")], [1 2 3 4 5 6 7 8 9 10 11 12]
+    AVX512, avx512, Avx512, [target_feature(enable = "avx512f,avx512dq")], [1 2 3 4 5 6 7 8 9 10 11 12]
 );

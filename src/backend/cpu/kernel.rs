@@ -39,8 +39,19 @@ pub(super) trait Vector: Copy {
     fn mul(self, b: Self) -> Self;
     /// The larger; `b` where one of them is NaN.
     fn max(self, b: Self) -> Self;
-    /// `self · 2^n` for the integer `n` in the low bits of `bits`; wrong where the exponent overflows.
-    fn shift_exponent(self, bits: Self) -> Self;
+    /// An integer near `self`, which is at most 0, as [`Self::times_power`] takes it, and what `self` is more than that.
+    #[inline(always)]
+    fn split(self) -> (Self, Self) {
+        // Adding 1.5·2²³ leaves the nearest integer in the low bits of the sum.
+        let magic = Self::splat(12_582_912.0);
+        // NaN is in the second place, see `Vector::max`. At -127 itself the exponent's bits become 0, and those of the
+        // fraction are: 2^-127 is 0.
+        let x = Self::splat(-127.0).max(self);
+        let shifted = x.add(magic);
+        (shifted, x.sub(shifted.sub(magic)))
+    }
+    /// `self · 2^n`; 0 where that is next to nothing.
+    fn times_power(self, n: Self) -> Self;
 }
 
 /// The arguments of a micro-kernel of `MR` rows.
@@ -278,7 +289,9 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
                 };
             }
             let mut k = 0;
-            while k + STEPS <= t.k {
+            // Counted so, a round has four instructions of its own; compared with `t.k` it had eight.
+            let rounds = t.k / STEPS * STEPS;
+            while k != rounds {
                 multiply!(k);
                 prefetch_line(next);
                 multiply!(k + 1);
@@ -293,7 +306,7 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
                 next = next.wrapping_add(MR * STEPS);
                 k += STEPS;
             }
-            while k < t.k {
+            while k != t.k {
                 multiply!(k);
                 k += 1;
             }
@@ -373,7 +386,7 @@ impl Vector for Four {
     }
 
     #[inline(always)]
-    fn shift_exponent(self, bits: Self) -> Self {
+    fn times_power(self, bits: Self) -> Self {
         Self(std::array::from_fn(|i| {
             f32::from_bits(self.0[i].to_bits().wrapping_add(bits.0[i].to_bits() << 23))
         }))

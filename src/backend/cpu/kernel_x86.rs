@@ -86,7 +86,7 @@ impl Vector for Sse2 {
     }
 
     #[inline(always)]
-    fn shift_exponent(self, bits: Self) -> Self {
+    fn times_power(self, bits: Self) -> Self {
         // SAFETY: as `splat`.
         Self(unsafe {
             let power = _mm_slli_epi32::<23>(_mm_castps_si128(bits.0));
@@ -163,7 +163,7 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn shift_exponent(self, bits: Self) -> Self {
+    fn times_power(self, bits: Self) -> Self {
         // SAFETY: as `splat`.
         Self(unsafe {
             let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(bits.0));
@@ -239,11 +239,19 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    fn shift_exponent(self, bits: Self) -> Self {
+    fn split(self) -> (Self, Self) {
+        // SAFETY: as `splat`.
+        let r = Self(unsafe { _mm512_reduce_ps::<0>(self.0) });
+        (self.sub(r), r)
+    }
+
+    #[inline(always)]
+    fn times_power(self, n: Self) -> Self {
         // SAFETY: as `splat`.
         Self(unsafe {
-            let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(bits.0));
-            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), power))
+            // True of NaN, which stays one.
+            let some = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(n.0, _mm512_set1_ps(-126.0));
+            _mm512_maskz_scalef_ps(some, self.0, n.0)
         })
     }
 }

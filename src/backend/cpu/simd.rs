@@ -15,10 +15,10 @@ pub(super) enum Simd {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 F and what every processor with it has (AVX2, FMA, F16C).
+    /// AVX-512 F and DQ, and what every processor with them has (AVX2, FMA, F16C).
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX-512 F on AMD's Zen 4, whose adders work beside its multiply-adders.
+    /// The same on AMD's Zen 4, whose adders work beside its multiply-adders.
     #[cfg(target_arch = "x86_64")]
     Zen4,
 }
@@ -37,7 +37,7 @@ impl Simd {
             if avx2 {
                 paths.push(Simd::Avx2);
             }
-            if avx2 && is_x86_feature_detected!("avx512f") {
+            if avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
                 paths.push(Simd::Avx512);
                 paths.push(Simd::Zen4);
             }
