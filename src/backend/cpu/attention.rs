@@ -61,7 +61,7 @@ pub(super) fn attention(
     let block = sizes.panels * sizes.nr;
     let blocks = sizes.queries.div_ceil(block);
     let groups = heads.div_ceil(sizes.group);
-    let scratch = cpu.scratch(sizes.floats())?;
+    let scratch = cpu.scratch(sizes.floats(), 0)?;
     let target = Target(out.values_mut().as_mut_ptr());
     // Tasks that follow each other have a head's keys and values in common.
     cpu.parallel(q.shape.n * groups * blocks, |task, slot| {

@@ -7,8 +7,8 @@
 use super::Cpu;
 use super::finish::{Finish, add_row, finish_geglu, finish_row};
 use super::inner::{self, InnerKernels, Space};
-use super::kernel::{Kernels, MOST_ROWS, PairTile, Tile};
-use super::pack::{K_BLOCK, KBlock, Packed, Target, Values};
+use super::kernel::{Kernels, PairTile, Tile};
+use super::pack::{KBlock, Packed, Target, Values};
 use super::prefetch::LINE;
 use super::threads::even_part;
 use crate::backend::{ConvGeometry, Shape};
@@ -22,8 +22,8 @@ const COLUMNS: usize = 320;
 /// Rows so many values apart, or a multiple of that, share one set of an L1 cache, which has [`WAYS`] places.
 const ALIASED: usize = 1024;
 const WAYS: usize = 8;
-/// From one copied row to the next.
-const COPY_STRIDE: usize = K_BLOCK + LINE;
+/// Copied rows in a task.
+const COPIED_ROWS: usize = 16;
 
 /// Where the rows of A lie: for output pixel `row` and filter tap `(ky, kx)`, one pixel of the input or a row
 /// of zeros. A linear layer is a convolution with one tap.
@@ -66,6 +66,21 @@ impl Rows<'_> {
             }
         }
     }
+
+    /// The same rows, `step` apart, copied to where `target` points: room for as many.
+    fn copy(&self, cpu: &Cpu, step: usize, target: Target<f32>) -> Result<Self> {
+        let (k, count) = (self.input.c, self.input.rows());
+        cpu.parallel(count.div_ceil(COPIED_ROWS), |task, _| {
+            let first = task * COPIED_ROWS;
+            for row in first..count.min(first + COPIED_ROWS) {
+                // SAFETY: this task alone writes this row.
+                unsafe { target.slice(row * step, k) }.copy_from_slice(&self.x[row * k..][..k]);
+            }
+        })?;
+        // SAFETY: the caller gives so many values, and nothing writes them from here on.
+        let x = unsafe { target.slice(0, count * step) };
+        Ok(Self { x, input: self.input.with_channels(step), ..*self })
+    }
 }
 
 /// The output block of a task.
@@ -106,9 +121,10 @@ pub(super) struct Cut {
     pointer_floats: usize,
     /// What is converted for a block of the sum: a block of the weight, or for bf16 the rows.
     converted_len: usize,
-    /// Copies of the rows for a block of the sum, where a tile's rows would drive each other out of the cache.
-    copies_len: usize,
     sums_len: usize,
+    /// From one row to the next of a copy, where a tile's rows would drive each other out of the cache.
+    copied: Option<usize>,
+    rows: usize,
 }
 
 impl Cut {
@@ -117,18 +133,20 @@ impl Cut {
         kernels: &Kernels,
         threads: usize,
         out: Shape,
-        [k, taps]: [usize; 2],
+        (k, kernel, geometry): (usize, [usize; 2], ConvGeometry),
         (values, inner): (Values, Option<&InnerKernels>),
         geglu: bool,
     ) -> Self {
         let halves = if geglu { 2 } else { 1 };
+        let taps = kernel[0] * kernel[1];
         let all_panels = out.c.div_ceil(kernels.nr);
         let flops = 2 * kernels.nr * k * taps * halves;
         let block = block_size(kernels, threads, out.rows(), all_panels, flops);
         // The second half of GEGLU's columns need not begin with a panel, so it may touch one panel more.
         let max_width = (block.panels + (block.panels + 1) * (halves - 1)) * kernels.nr;
-        let aliased = taps == 1 && k.is_multiple_of(ALIASED) && kernels.mr > WAYS;
-        let copies = aliased && values != Values::Pairs && inner.is_none();
+        let aliased = k.is_multiple_of(ALIASED) && kernels.mr.min(out.rows()) > WAYS;
+        let plain = kernel == [1, 1] && geometry == ConvGeometry::same(1);
+        let converts = values == Values::Pairs || inner.is_some();
         Self {
             // Whole cache lines: a vector of the converted block that begins in one and ends in the next takes two loads.
             pointer_floats: (block.rows * taps * size_of::<*const f32>() / size_of::<f32>())
@@ -138,15 +156,21 @@ impl Cut {
                 Values::Pairs => (block.rows * Packed::most_pairs(k, taps)).next_multiple_of(16),
                 _ => Packed::block_len(kernels),
             },
-            copies_len: if copies { block.rows * COPY_STRIDE } else { 0 },
             sums_len: block.rows * max_width,
             block,
+            copied: (aliased && plain && !converts).then_some(k + LINE),
+            rows: out.rows(),
         }
     }
 
     /// Floats that a thread works in.
     pub(super) fn floats(&self) -> usize {
-        self.pointer_floats + self.converted_len + self.copies_len + self.sums_len
+        self.pointer_floats + self.converted_len + self.sums_len
+    }
+
+    /// Floats of the copy of all rows.
+    pub(super) fn copies_len(&self) -> usize {
+        self.copied.map_or(0, |step| self.rows * step)
     }
 }
 
@@ -165,11 +189,13 @@ pub(super) fn run(
     let columns = shape.c;
     let halves = if finish.geglu { 2 } else { 1 };
     let all_panels = columns.div_ceil(nr);
-    let size = [weight.k, weight.taps];
+    let size = (weight.k, rows.kernel, rows.geometry);
     let inner = inner::kernels(kernels, cpu.strict, weight.values, shape);
     let cut = Cut::new(kernels, cpu.concurrency(), shape, size, (weight.values, inner), finish.geglu);
-    let scratch = cpu.scratch(cut.floats())?;
-    let Cut { block, pointer_floats, converted_len, copies_len, sums_len } = cut;
+    let scratch = cpu.scratch(cut.floats(), cut.copies_len())?;
+    let copy = cut.copied.map(|step| rows.copy(cpu, step, scratch.shared)).transpose()?;
+    let rows = copy.as_ref().unwrap_or(rows);
+    let Cut { block, pointer_floats, converted_len, sums_len, .. } = cut;
     let pairs = kernels.pairs.filter(|_| weight.values == Values::Pairs);
     let column_tasks = all_panels.div_ceil(block.panels);
     let blocks = weight.k_blocks();
@@ -192,15 +218,11 @@ pub(super) fn run(
         let start = scratch.slot(slot);
         // SAFETY: a slot belongs to one thread at a time and has room for these parts; the first is at its start, which is
         // aligned to a cache line.
-        let (pointers, converted, copies, sums) = unsafe {
+        let (pointers, converted, sums) = unsafe {
             (
                 std::slice::from_raw_parts_mut(start.cast::<*const f32>(), tile_pointers),
                 std::slice::from_raw_parts_mut(start.add(pointer_floats), converted_len),
-                std::slice::from_raw_parts_mut(start.add(pointer_floats + converted_len), copies_len),
-                std::slice::from_raw_parts_mut(
-                    start.add(pointer_floats + converted_len + copies_len),
-                    sums_len,
-                ),
+                std::slice::from_raw_parts_mut(start.add(pointer_floats + converted_len), sums_len),
             )
         };
         for row in (0..row_count).step_by(mr) {
@@ -240,18 +262,17 @@ pub(super) fn run(
                     unsafe { (pairs.narrow)(from.wrapping_add(k_block.k_start), to, k_block.k) };
                 }
             }
-            if !copies.is_empty() {
-                for (copy, row) in copies.chunks_exact_mut(COPY_STRIDE).zip(&pointers[..row_count]) {
-                    // SAFETY: `fill` made pointers to rows of `k` values.
-                    let row =
-                        unsafe { std::slice::from_raw_parts(row.wrapping_add(k_block.k_start), k_block.k) };
-                    copy[..k_block.k].copy_from_slice(row);
-                }
-            }
             let mut offset = 0;
-            for panel in panels.clone() {
+            let mut panels = panels.clone().peekable();
+            while let Some(panel) = panels.next() {
                 let width = kernels.width(weight.n, panel);
                 let b = weight.block(kernels, panel, k_block, converted);
+                // Fetched with the last tile: what is converted next comes from afar.
+                let ahead = match (panels.peek(), blocks.get(index + 1)) {
+                    (Some(next), _) => weight.ahead(kernels, *next, k_block),
+                    (None, Some(block)) => weight.ahead(kernels, first_panel, block),
+                    (None, None) => None,
+                };
                 for row in (0..row_count).step_by(mr) {
                     let count = mr.min(row_count - row);
                     let c = sums[row * stride + offset..].as_mut_ptr();
@@ -266,15 +287,12 @@ pub(super) fn run(
                         } else {
                             let KBlock { taps, k_start, k, .. } = *k_block;
                             let at = row * weight.taps + k_block.tap * count;
-                            let copy = |i: usize| copies.as_ptr().wrapping_add((row + i) * COPY_STRIDE);
-                            let copied: [*const f32; MOST_ROWS] = std::array::from_fn(copy);
-                            let (rows, offset, next) = match pointers.get(at + mr) {
-                                _ if !copies.is_empty() => (copied.as_ptr(), 0, copy(mr)),
-                                Some(next) if weight.taps == 1 => {
-                                    (pointers[at..].as_ptr(), k_start, next.wrapping_add(k_start))
-                                }
-                                _ => (pointers[at..].as_ptr(), k_start, b),
+                            let next = match pointers.get(at + mr) {
+                                _ if row + mr >= row_count => ahead.unwrap_or(b),
+                                Some(next) if weight.taps == 1 => next.wrapping_add(k_start),
+                                _ => b,
                             };
+                            let (rows, offset) = (pointers[at..].as_ptr(), k_start);
                             kernels.tile(count, width)(&Tile {
                                 rows,
                                 next,

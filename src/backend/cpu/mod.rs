@@ -269,26 +269,32 @@ impl Cpu {
         })
     }
 
-    /// `len` floats for each thread that takes part to work in.
-    fn scratch(&self, len: usize) -> Result<Scratch> {
-        let stride = scratch_stride(len);
-        let mut block = self.pool.take(stride * self.concurrency() * size_of::<f32>(), "working memory")?;
+    /// So many floats for each thread that takes part to work in, and so many for all.
+    fn scratch(&self, own: usize, shared: usize) -> Result<Scratch> {
+        let (threads, stride) = (self.concurrency(), scratch_stride(own));
+        let mut block = self.pool.take(scratch_bytes(threads, own, shared), "working memory")?;
         let start = Target(block.as_mut_ptr().cast());
-        Ok(Scratch { _block: block, start, stride })
+        Ok(Scratch { _block: block, start, stride, shared: Target(start.at(threads * stride)) })
     }
 }
 
 /// Floats from one thread's working memory to the next: whole cache lines, so that threads do not share one.
-fn scratch_stride(len: usize) -> usize {
-    len.next_multiple_of(16)
+fn scratch_stride(own: usize) -> usize {
+    own.next_multiple_of(16)
 }
 
-/// Each thread's working memory.
+/// The bytes of [`Cpu::scratch`].
+fn scratch_bytes(threads: usize, own: usize, shared: usize) -> usize {
+    (threads * scratch_stride(own) + shared) * size_of::<f32>()
+}
+
+/// Each thread's working memory, and that of all.
 struct Scratch {
     /// Keeps the memory on loan.
     _block: Block,
     start: Target<f32>,
     stride: usize,
+    shared: Target<f32>,
 }
 
 impl Scratch {

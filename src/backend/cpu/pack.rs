@@ -200,6 +200,11 @@ impl Packed {
         Some((dtype, &self.panels.bytes(end)[start..]))
     }
 
+    /// Where the memory begins that a panel's rows of a block are read from.
+    pub(super) fn ahead(&self, kernels: &Kernels, panel: usize, block: &KBlock) -> Option<*const f32> {
+        Some(self.stored(kernels, panel, block)?.1.as_ptr().cast())
+    }
+
     /// Where a panel's rows of a block of each tap begin, if they are f16.
     pub(super) fn f16_blocks(
         &self,

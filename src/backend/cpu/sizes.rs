@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::conv::{ConvSize, Method, is_always_direct};
-use super::inner::InnerKernels;
 use super::kernel::Kernels;
 use super::pack::{Packed, Values};
 use super::residual::enlarged;
@@ -81,8 +80,8 @@ impl Script {
 
 impl Sizes {
     /// As [`Cpu::scratch`].
-    fn scratch(&self, floats: usize) -> usize {
-        super::scratch_stride(floats) * self.threads * size_of::<f32>()
+    fn scratch(&self, own: usize, shared: usize) -> usize {
+        super::scratch_bytes(self.threads, own, shared)
     }
 
     fn method(&self, conv: &ConvSize, out: Shape) -> Method {
@@ -92,30 +91,26 @@ impl Sizes {
 
     /// What a convolution by `method` works in to make `out`.
     fn conv(&self, conv: &ConvSize, method: Method, out: Shape) -> usize {
-        let floats = match method.transforms(self.kernels) {
-            Some(transforms) => {
-                let inner = inner::fast_kernels(self.kernels, self.strict, conv.values, transforms, out);
-                Room::new(self.kernels, inner, transforms, out, conv.inputs, self.threads).floats()
-            }
-            None => {
-                let taps = conv.kernel[0] * conv.kernel[1];
-                gemm::Cut::new(
-                    self.kernels,
-                    self.threads,
-                    out,
-                    [conv.inputs, taps],
-                    self.product(conv.values, out),
-                    false,
-                )
-                .floats()
-            }
+        let Some(transforms) = method.transforms(self.kernels) else {
+            let size = (conv.inputs, conv.kernel, conv.geometry);
+            return self.direct(size, conv.values, out, false);
         };
-        self.scratch(floats)
+        let inner = inner::fast_kernels(self.kernels, self.strict, conv.values, transforms, out);
+        let room = Room::new(self.kernels, inner, transforms, out, conv.inputs, self.threads);
+        self.scratch(room.floats(), 0)
     }
 
-    /// How a weight of such values is multiplied to make `out`.
-    fn product(&self, values: Values, out: Shape) -> (Values, Option<&'static InnerKernels>) {
-        (values, inner::kernels(self.kernels, self.strict, values, out))
+    /// What [`gemm::run`] works in to make `out`.
+    fn direct(
+        &self,
+        size: (usize, [usize; 2], ConvGeometry),
+        values: Values,
+        out: Shape,
+        geglu: bool,
+    ) -> usize {
+        let inner = inner::kernels(self.kernels, self.strict, values, out);
+        let cut = gemm::Cut::new(self.kernels, self.threads, out, size, (values, inner), geglu);
+        self.scratch(cut.floats(), cut.copies_len())
     }
 
     /// A convolution of some rows of an image of `whole`.
@@ -290,11 +285,8 @@ impl Model for Sizes {
     fn product(&self, product: &Product<'_>) -> Work {
         let (layer, out) = (product.layer, product.out);
         let scratch = if product.gated {
-            let (size, values) = ([layer.inputs, 1], self.values(layer));
-            self.scratch(
-                gemm::Cut::new(self.kernels, self.threads, out, size, self.product(values, out), true)
-                    .floats(),
-            )
+            let size = (layer.inputs, [1, 1], ConvGeometry::same(1));
+            self.direct(size, self.values(layer), out, true)
         } else {
             let conv = self.size(layer);
             let method = layer.geometry.map_or(Method::Direct, |_| self.method(&conv, out));
@@ -357,7 +349,7 @@ impl Model for Sizes {
             (self.strict, self.bf16),
         );
         let copies = sizes.copy_bytes(q.n).map_or(vec![], |bytes| bytes.to_vec());
-        [copies, vec![self.scratch(sizes.floats())]].concat()
+        [copies, vec![self.scratch(sizes.floats(), 0)]].concat()
     }
 
     fn indices(&self, _len: usize) -> Option<usize> {

@@ -247,7 +247,7 @@ pub(super) fn run(
     let room = Room::new(kernels, inner, transforms, shape, weight.k, cpu.concurrency());
     let Cut { tiles: task_tiles, panels: task_panels } = room.cut;
     let column_tasks = panels.div_ceil(task_panels);
-    let scratch = cpu.scratch(room.floats())?;
+    let scratch = cpu.scratch(room.floats(), 0)?;
 
     cpu.parallel(tiles.div_ceil(task_tiles) * column_tasks, |task, slot| {
         let (first_tile, first_panel) = (task / column_tasks * task_tiles, task % column_tasks * task_panels);
