@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::kernel::Kernels;
+#[cfg(target_arch = "x86_64")]
+use super::prefetch::prefetch_line;
 use super::simd::{Simd, vectorized};
 use crate::backend::DType;
 
@@ -96,43 +98,51 @@ fn squares(
 ) -> (usize, usize) {
     use std::arch::x86_64::*;
     const SIDE: usize = 8;
+    /// Values in a cache line.
+    const LINE: usize = 32;
     let (rows, columns) = (depth / SIDE * SIDE, count / SIDE * SIDE);
-    for j in (0..rows).step_by(SIDE) {
-        let starts: [usize; SIDE] = std::array::from_fn(|i| row(j + i));
+    // As many rows as a cache line of a column has, so that each line is read once.
+    for first in (0..rows).step_by(LINE) {
+        let starts: [usize; LINE] = std::array::from_fn(|i| row(first + i));
         for column in (0..columns).step_by(SIDE) {
-            let source: [&[u8; 16]; SIDE] = std::array::from_fn(|i| {
-                let start = ((column + i) * depth + j) * 2;
-                from[start..].first_chunk().unwrap_or(&[0; 16])
-            });
-            // SAFETY: every x86-64 has SSE2; each of the arrays holds a vector.
-            let square: [__m128i; SIDE] = unsafe {
-                let a = source.map(|row| _mm_loadu_si128(row.as_ptr().cast()));
-                let low = |i: usize, k: usize| _mm_unpacklo_epi16(a[i], a[k]);
-                let high = |i: usize, k: usize| _mm_unpackhi_epi16(a[i], a[k]);
-                // Pairs of columns; rows 0 to 3, then 4 to 7.
-                let b = [
-                    low(0, 1),
-                    low(2, 3),
-                    low(4, 5),
-                    low(6, 7),
-                    high(0, 1),
-                    high(2, 3),
-                    high(4, 5),
-                    high(6, 7),
-                ];
-                let low = |i: usize| _mm_unpacklo_epi32(b[i], b[i + 1]);
-                let high = |i: usize| _mm_unpackhi_epi32(b[i], b[i + 1]);
-                // Four columns; rows 0 and 1, 2 and 3, and so on.
-                let c = [low(0), low(2), high(0), high(2), low(4), low(6), high(4), high(6)];
-                std::array::from_fn(|i| match i % 2 {
-                    0 => _mm_unpacklo_epi64(c[i], c[i + 1]),
-                    _ => _mm_unpackhi_epi64(c[i - 1], c[i]),
-                })
-            };
-            for (start, values) in starts.into_iter().zip(square) {
-                let to = &mut to[(start + column) * 2..][..16];
-                // SAFETY: every x86-64 has SSE2; the slice has room for a vector.
-                unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), values) };
+            for i in column..column + SIDE {
+                prefetch_line(from.as_ptr().wrapping_add((i * depth + first + LINE) * 2));
+            }
+            for (j, starts) in (first..rows).step_by(SIDE).zip(starts.chunks_exact(SIDE)) {
+                let source: [&[u8; 16]; SIDE] = std::array::from_fn(|i| {
+                    let start = ((column + i) * depth + j) * 2;
+                    from[start..].first_chunk().unwrap_or(&[0; 16])
+                });
+                // SAFETY: every x86-64 has SSE2; each of the arrays holds a vector.
+                let square: [__m128i; SIDE] = unsafe {
+                    let a = source.map(|row| _mm_loadu_si128(row.as_ptr().cast()));
+                    let low = |i: usize, k: usize| _mm_unpacklo_epi16(a[i], a[k]);
+                    let high = |i: usize, k: usize| _mm_unpackhi_epi16(a[i], a[k]);
+                    // Pairs of columns; rows 0 to 3, then 4 to 7.
+                    let b = [
+                        low(0, 1),
+                        low(2, 3),
+                        low(4, 5),
+                        low(6, 7),
+                        high(0, 1),
+                        high(2, 3),
+                        high(4, 5),
+                        high(6, 7),
+                    ];
+                    let low = |i: usize| _mm_unpacklo_epi32(b[i], b[i + 1]);
+                    let high = |i: usize| _mm_unpackhi_epi32(b[i], b[i + 1]);
+                    // Four columns; rows 0 and 1, 2 and 3, and so on.
+                    let c = [low(0), low(2), high(0), high(2), low(4), low(6), high(4), high(6)];
+                    std::array::from_fn(|i| match i % 2 {
+                        0 => _mm_unpacklo_epi64(c[i], c[i + 1]),
+                        _ => _mm_unpackhi_epi64(c[i - 1], c[i]),
+                    })
+                };
+                for (start, values) in starts.iter().zip(square) {
+                    let to = &mut to[(start + column) * 2..][..16];
+                    // SAFETY: every x86-64 has SSE2; the slice has room for a vector.
+                    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), values) };
+                }
             }
         }
     }
