@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::pages::Pages;
 use super::threads::lock;
-use crate::backend::account::{Account, CHUNK, best_fit, in_chunks, rounded, worth};
+use crate::backend::account::{Account, best_fit, in_chunks, rounded, worth};
 use crate::util::error::{Result, bail, error};
 
 /// Every buffer starts on a cache line, which is also the widest vector.
 const ALIGN: usize = 64;
+/// The smallest allocation, in bytes, that comes from the kernel: a heap would keep what is freed, and belongs to the
+/// whole process.
+const MAPPED: usize = 128 << 10;
 
 /// The engine's account of weights and activations, in bytes as allocated.
 pub(super) struct Memory {
@@ -56,7 +59,7 @@ impl Memory {
     }
 }
 
-/// Memory of the heap.
+/// Memory of the heap, for what is small.
 struct Heap(NonNull<u8>, Layout);
 
 impl Drop for Heap {
@@ -69,7 +72,7 @@ impl Drop for Heap {
 /// Where a buffer's bytes are.
 enum Allocation {
     Heap(Heap),
-    /// From a size on where it is worth it: what is freed goes back to the kernel, or to a pool in chunks.
+    /// From [`MAPPED`] bytes on: what is freed goes back to the kernel, or to a pool in chunks.
     Pages(Pages),
     /// Nowhere any more.
     Gone,
@@ -78,7 +81,7 @@ enum Allocation {
 impl Allocation {
     /// `size` zero bytes, not none; `None` if there is too little memory.
     fn new(size: usize) -> Option<Self> {
-        if cfg!(target_os = "linux") && size >= CHUNK {
+        if cfg!(target_os = "linux") && size >= MAPPED {
             return Pages::new(size).map(Self::Pages);
         }
         let layout = Layout::from_size_align(size, ALIGN).ok()?;
