@@ -8,7 +8,7 @@
 use super::attention_kernel::{Parts, Softmax, Weigh};
 use super::attention_sizes::{PANEL, Sizes};
 use super::inner::{InnerKernels, scale_matrix};
-use super::kernel::{Kernels, MOST_ROWS, PairKernels, Tile};
+use super::kernel::{Kernels, MOST_ROWS, PairKernels, Tile, for_each_part};
 use super::pack::Target;
 use super::pool::Block;
 use super::simd::Simd;
@@ -191,18 +191,6 @@ struct Panel<'a> {
     totals: &'a mut [f32],
     /// Two rows, or none: what kernels of Winograd's inner product begin and end with for each query.
     ends: &'a mut [f32],
-}
-
-/// Cuts `len` into parts of at most `most`, as equal as can be.
-pub(super) fn for_each_part(len: usize, most: usize, mut body: impl FnMut(usize, usize)) {
-    let count = len.div_ceil(most);
-    let (size, larger) = (len / count, len % count);
-    let mut start = 0;
-    for i in 0..count {
-        let size = size + usize::from(i < larger);
-        body(start, size);
-        start += size;
-    }
 }
 
 impl Head<'_> {

@@ -4,10 +4,10 @@
 //! Keys are rows of pairs of channels. A tile's values are turned, rows of pairs of keys for each channel, so that both
 //! products are those of the micro-kernel. Pairs lie in memory for `f32`, which has their size.
 
-use super::attention::{for_each_part, for_each_tile};
+use super::attention::for_each_tile;
 use super::attention_sizes::Sizes;
 use super::inner::scale_columns;
-use super::kernel::{Kernels, PairKernels, PairTile};
+use super::kernel::{Kernels, PairKernels, PairTile, for_each_part};
 use super::pack::Target;
 use super::pool::Block;
 use super::simd::Simd;

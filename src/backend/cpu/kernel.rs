@@ -212,6 +212,18 @@ impl Kernels {
     }
 }
 
+/// Cuts `len`, not 0, into parts of at most `most`, as equal as can be: a last one of few rows would wait for what it loads.
+pub(super) fn for_each_part(len: usize, most: usize, mut body: impl FnMut(usize, usize)) {
+    let count = len.div_ceil(most);
+    let (size, larger) = (len / count, len % count);
+    let mut start = 0;
+    for i in 0..count {
+        let size = size + usize::from(i < larger);
+        body(start, size);
+        start += size;
+    }
+}
+
 /// Writes `body` out for each row `i` below `$rows`, which is at most 12. The sums stay in registers only if no
 /// loop indexes them with a variable, and whether a compiler unrolls a loop is its own affair.
 macro_rules! for_each_row {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Cpu;
 use super::finish::{Finish, add_row, finish_row};
 use super::inner::{FAST_STRIDE, InnerKernels, InnerRows, InnerTile, ROWS};
-use super::kernel::Tile;
+use super::kernel::{Tile, for_each_part};
 use super::pack::{KBlock, Packed, Target, WIDEST};
 use super::prefetch::LINE;
 use super::transform::{Pass, Transforms};
@@ -171,10 +171,10 @@ impl Task<'_> {
         let Room { depth, data_stride, filter_stride, .. } = *self.room;
         let kernels = self.cpu.device.kernels;
         let rows = &*self.memory.rows;
-        for row in (0..self.tiles).step_by(kernels.mr) {
+        for_each_part(self.tiles, kernels.mr, |row, count| {
             let tile = Tile {
                 rows: rows[row..].as_ptr(),
-                next: rows[row].wrapping_add(point * data_stride + kernels.mr * depth),
+                next: rows[row].wrapping_add(point * data_stride + count * depth),
                 offset: point * data_stride,
                 taps: 1,
                 k,
@@ -185,8 +185,8 @@ impl Task<'_> {
             };
             // SAFETY: each of the rows has `k` values at the point, the filters are this panel's block, and the sums of a
             // point have `stride` columns for each row.
-            unsafe { kernels.tile(kernels.mr.min(self.tiles - row), width)(&tile) };
-        }
+            unsafe { kernels.tile(count, width)(&tile) };
+        });
     }
 
     fn multiply_inner(
