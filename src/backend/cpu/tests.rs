@@ -35,6 +35,30 @@ fn rows_a_page_apart_are_multiplied_like_others() {
     }
 }
 
+/// Linear layers that copy their rows, and some that need not.
+fn layers_of_aliased_rows<B: Backend>(b: &B) {
+    for (tokens, inputs) in [(47, 1024), (4, 1024), (13, 2048), (47, 1040)] {
+        let bytes = vec![0; 72 * inputs * 2];
+        let weight = Weight { dtype: DType::F16, shape: &[72, inputs], bytes: &bytes };
+        let weight = b.prepare_linear(weight, None).unwrap();
+        let shape = Shape::tokens(2, tokens, inputs);
+        let x = b.upload(shape, &vec![0.5; shape.len()]).unwrap();
+        b.linear(&x, &weight, Epilogue::default()).unwrap();
+        b.linear_geglu(&x, &weight).unwrap();
+    }
+}
+
+#[test]
+fn what_copies_of_aliased_rows_take_is_predicted() {
+    for simd in Simd::available() {
+        let cpu = Cpu::with_simd(2, None, simd).unwrap();
+        let shapes = cpu.shapes(None);
+        layers_of_aliased_rows(&cpu);
+        layers_of_aliased_rows(&shapes);
+        assert_eq!(shapes.memory_peak(), cpu.memory_peak(), "{simd:?}");
+    }
+}
+
 #[test]
 fn a_large_mean_keeps_the_digits_of_a_norm() {
     let case = Case::GroupNorm { h: 256, w: 128, channels: 8, groups: 2, silu: false, offset: 30.0 };
