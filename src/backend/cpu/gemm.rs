@@ -124,6 +124,7 @@ pub(super) struct Cut {
     sums_len: usize,
     /// From one row to the next of a copy, where a tile's rows would drive each other out of the cache.
     copied: Option<usize>,
+    /// Rows of the output.
     rows: usize,
 }
 

@@ -245,7 +245,7 @@ pub(super) const MOST_ROWS: usize = 12;
 /// Values of `k` in a round of the loop: its own instructions take the place of others.
 pub(super) const STEPS: usize = 4;
 /// How many values ahead B is asked for: it comes from the L2 cache.
-pub(super) const AHEAD: usize = 256;
+const AHEAD: usize = 256;
 
 /// The body of every micro-kernel: `MR` rows by `NV` vectors. Each value is one chain of multiply-adds in the
 /// order of `k`, whatever the tile's height, so results do not depend on where a row falls.
