@@ -2,19 +2,20 @@
 //!
 //! The softmax is taken online: each tile of keys rescales what the earlier ones left (Milakov and Gimelshein
 //! 2018; Dao et al., "FlashAttention", 2022). All products are transposed: a micro-kernel's columns are queries, its rows
-//! keys first, then channels. So no size of a head leaves a part of a register empty, the softmax never adds up a
-//! register, and keys and values stay rows of channels; only queries are turned, and results turned back.
+//! keys first, then channels. So no size of a head leaves a part of a register empty, and the softmax never adds up a
+//! register; queries are turned, and results turned back.
 
-use super::attention_kernel::{Parts, Softmax, Weigh};
+use super::attention_kernel::{Parts, Product, Softmax};
 use super::attention_sizes::{PANEL, Sizes};
 use super::inner::{InnerKernels, scale_matrix};
-use super::kernel::{Kernels, MOST_ROWS, PairKernels, Tile, for_each_part};
-use super::pack::Target;
-use super::pool::Block;
+use super::kernel::{Kernels, PairKernels, for_each_part};
+use super::pack::{Target, WIDEST};
 use super::simd::Simd;
 use super::transpose::{gather, scatter};
-use super::{Cpu, CpuTensor, attention_bf16, attention_inner};
+use super::{Cpu, CpuTensor, attention_bf16, attention_copy, attention_inner};
 use crate::util::error::{Result, bail};
+
+const ONES: [f32; WIDEST] = [1.0; WIDEST];
 
 pub(super) fn attention(
     cpu: &Cpu,
@@ -38,26 +39,24 @@ pub(super) fn attention(
     let exact = (cpu.strict, cpu.bf16);
     let sizes = Sizes::new(kernels, cpu.concurrency(), q.shape, k.shape.pixels(), heads, causal, exact);
     let mut out = cpu.tensor(q.shape, "attention")?;
-    let product = match (sizes.inner, kernels.pairs.filter(|_| sizes.bf16)) {
-        (Some(inner), _) => Product::Inner(inner),
-        (None, Some(pairs)) => Product::Pairs(pairs),
-        (None, None) => Product::Plain,
+    let copies = match (sizes.inner, kernels.pairs.filter(|_| sizes.bf16)) {
+        (Some(inner), _) => Copies::Inner(inner),
+        (None, Some(pairs)) => Copies::Pairs(pairs),
+        (None, None) => Copies::Plain,
     };
-    let [k, v] = match (sizes.copied.zip(sizes.copy_bytes(k.shape.n)), product) {
-        (Some((_, [keys, values])), Product::Inner(inner)) => [
-            Rows::Copied(attention_inner::copy_keys(cpu, &sizes, inner, k, keys)?),
-            Rows::Copied(attention_inner::copy_values(cpu, &sizes, inner, v, values)?),
+    let [keys, values] = sizes.copy_bytes(k.shape.n);
+    let [k, v] = match copies {
+        Copies::Plain => attention_copy::copy(cpu, &sizes, [k, v], [keys, values])?,
+        Copies::Pairs(pairs) => [
+            attention_bf16::copy_keys(cpu, &sizes, pairs, k, keys)?,
+            attention_bf16::copy_values(cpu, &sizes, pairs, v, values)?,
         ],
-        (Some((step, [keys, values])), Product::Pairs(pairs)) => [
-            Rows::Copied(attention_bf16::copy_keys(cpu, &sizes, pairs, k, step, keys)?),
-            Rows::Copied(attention_bf16::copy_values(cpu, &sizes, pairs, v, values)?),
+        Copies::Inner(inner) => [
+            attention_inner::copy_keys(cpu, &sizes, inner, k, keys)?,
+            attention_inner::copy_values(cpu, &sizes, inner, v, values)?,
         ],
-        (Some((step, [keys, values])), Product::Plain) => [
-            Rows::Copied(copy(cpu, &sizes, k, step, keys)?),
-            Rows::Copied(copy(cpu, &sizes, v, step, values)?),
-        ],
-        (None, _) => [Rows::There(k.values()), Rows::There(v.values())],
     };
+    let [key_len, value_len] = sizes.copy_len();
     let block = sizes.panels * sizes.nr;
     let blocks = sizes.queries.div_ceil(block);
     let groups = heads.div_ceil(sizes.group);
@@ -71,91 +70,34 @@ pub(super) fn attention(
         let first_head = group % groups * sizes.group;
         for index in first_head..heads.min(first_head + sizes.group) {
             let image = group / groups;
+            let copy = image * heads + index;
             let head = Head {
                 sizes: &sizes,
                 kernels,
-                product,
+                copies,
                 simd: cpu.device.simd,
                 parts: Parts::new(cpu.device.simd),
-                q: &q.values()[token(&sizes, image, sizes.queries, index)..],
-                k: k.head(&sizes, image, index, 0),
-                v: v.head(&sizes, image, index, 1),
-                step: sizes.copied.unwrap_or(channels),
+                q: &q.values()[sizes.token(image, sizes.queries, index)..],
+                k: &k.f32((copy + 1) * key_len)[copy * key_len..],
+                v: &v.f32((copy + 1) * value_len)[copy * value_len..],
             };
             let last = sizes.queries.min(first + block);
             if cpu.cancel.is_cancelled() {
                 return;
             }
-            let out = Target(target.at(token(&sizes, image, sizes.queries, index)));
+            let out = Target(target.at(sizes.token(image, sizes.queries, index)));
             head.attend(cpu, first, last, room, out);
         }
     })?;
     Ok(out)
 }
 
-/// Where a head's channels begin in an image of `tokens` tokens.
-pub(super) fn token(sizes: &Sizes, image: usize, tokens: usize, head: usize) -> usize {
-    (image * tokens * sizes.heads + head) * sizes.d
-}
-
-/// Keys or values: where they lie, or copied.
-enum Rows<'a> {
-    There(&'a [f32]),
-    Copied(Block),
-}
-
-impl Rows<'_> {
-    /// A head's rows, from the first on; `which` is 0 for keys, 1 for values.
-    fn head(&self, sizes: &Sizes, image: usize, head: usize, which: usize) -> &[f32] {
-        match (self, sizes.copy_len()) {
-            (Rows::Copied(block), Some(lengths)) => {
-                let len = lengths[which];
-                let index = image * sizes.heads + head;
-                &block.f32((index + 1) * len)[index * len..]
-            }
-            (Rows::There(values), _) => &values[token(sizes, image, sizes.keys, head)..],
-            (Rows::Copied(_), None) => &[],
-        }
-    }
-}
-
-/// Calls `body(tile's first key, its keys, where the head's rows begin, index of the head)` for every tile.
-pub(super) fn for_each_tile(
-    cpu: &Cpu,
-    sizes: &Sizes,
-    images: usize,
-    body: impl Fn(usize, usize, usize, usize) + Sync,
-) -> Result<()> {
-    let tiles = sizes.keys.div_ceil(sizes.tile);
-    cpu.parallel(images * sizes.heads * tiles, |task, _| {
-        let (head, first) = (task / tiles, task % tiles * sizes.tile);
-        let keys = sizes.tile.min(sizes.keys - first);
-        body(first, keys, token(sizes, head / sizes.heads, sizes.keys, head % sizes.heads), head);
-    })
-}
-
-/// Keys or values, a row `step` from the next.
-fn copy(cpu: &Cpu, sizes: &Sizes, from: &CpuTensor, step: usize, bytes: usize) -> Result<Block> {
-    let mut block = cpu.pool.take(bytes, "attention")?;
-    let target = Target(block.as_mut_ptr().cast::<f32>());
-    let (tiles, channels) = (sizes.keys.div_ceil(sizes.tile), from.shape.c);
-    cpu.parallel(from.shape.n * sizes.heads * tiles, |task, _| {
-        let (head, first) = (task / tiles, task % tiles * sizes.tile);
-        let rows = &from.values()[token(sizes, head / sizes.heads, sizes.keys, head % sizes.heads)..];
-        for key in first..sizes.keys.min(first + sizes.tile) {
-            // SAFETY: this task alone writes these rows of this head.
-            let to = unsafe { target.slice((head * sizes.keys + key) * step, sizes.d) };
-            to.copy_from_slice(&rows[key * channels..][..sizes.d]);
-        }
-    })?;
-    Ok(block)
-}
-
 /// How keys and values are multiplied.
 #[derive(Clone, Copy)]
-enum Product<'a> {
+enum Copies<'a> {
+    /// As [`attention_copy`] copies them.
     Plain,
-    /// As [`attention_bf16`] copies them.
+    /// As [`attention_bf16`] does.
     Pairs(&'a PairKernels),
     /// As [`attention_inner`] does.
     Inner(&'a InnerKernels),
@@ -165,15 +107,14 @@ enum Product<'a> {
 struct Head<'a> {
     sizes: &'a Sizes,
     kernels: &'a Kernels,
-    product: Product<'a>,
+    copies: Copies<'a>,
     simd: Simd,
     parts: &'static Parts,
     /// From this head's first value on: a row for each token.
     q: &'a [f32],
+    /// Copied.
     k: &'a [f32],
     v: &'a [f32],
-    /// From one key, or value, to the next.
-    step: usize,
 }
 
 /// A panel of queries and what is known about them so far, in rows of `width` queries.
@@ -220,10 +161,10 @@ impl Head<'_> {
             let panel = self.panel(first, last, room);
             let rows = &self.q[first * step..];
             gather(rows, step, panel.count, scale, panel.width, panel.queries);
-            match self.product {
-                Product::Plain => (),
-                Product::Pairs(pairs) => attention_bf16::pair_rows(pairs, panel.queries, panel.width),
-                Product::Inner(inner) => {
+            match self.copies {
+                Copies::Plain => (),
+                Copies::Pairs(pairs) => attention_bf16::pair_rows(pairs, panel.queries, panel.width),
+                Copies::Inner(inner) => {
                     let (sums, scales) = panel.ends.split_at_mut(panel.width);
                     scale_matrix(cpu.device.simd, inner, panel.queries, 0, sums, scales);
                 }
@@ -264,19 +205,18 @@ impl Head<'_> {
         let sizes = self.sizes;
         let Panel { first, width, .. } = panel;
         let half = width < sizes.nr;
-        match self.product {
-            Product::Inner(inner) => {
+        match self.copies {
+            Copies::Inner(inner) => {
                 let (sums, scales) = panel.ends.split_at(width);
                 let queries = attention_inner::Queries { rows: panel.queries, sums, scales };
                 let kernels = (self.kernels, inner);
                 attention_inner::score(kernels, sizes, (self.k, start, keys), &queries, scores);
             }
-            Product::Pairs(pairs) => {
-                let keys = &self.k[start * self.step..][..keys * self.step];
-                let scores = &mut scores[..keys.len() / self.step * width];
-                attention_bf16::score(self.kernels, pairs, (keys, self.step), (panel.queries, width), scores);
+            Copies::Pairs(pairs) => {
+                let (kernels, queries) = ((self.kernels, pairs), (&*panel.queries, width));
+                attention_bf16::score(kernels, sizes, (self.k, start, keys), queries, scores);
             }
-            Product::Plain => self.score(&panel, start, keys, scores),
+            Copies::Plain => self.score(&panel, start, keys, scores),
         }
         if sizes.causal {
             for key in first.max(start)..start + keys {
@@ -292,13 +232,13 @@ impl Head<'_> {
         };
         // SAFETY: there is a row of scores for each key, and the others have `nr` values, not less than `width`.
         unsafe { self.parts.softmax(half)(&arguments) };
-        match self.product {
-            Product::Inner(inner) => {
+        match self.copies {
+            Copies::Inner(inner) => {
                 let (kernels, weights) = ((self.simd, self.kernels, inner), &scores[..keys * width]);
                 let values = (self.v, start, keys);
                 attention_inner::weigh(kernels, sizes, values, weights, &fades[..width], panel.sums);
             }
-            Product::Pairs(pairs) => {
+            Copies::Pairs(pairs) => {
                 let fades = (start > 0).then_some(&fades[..width]);
                 let values = attention_bf16::tile(sizes, self.v, start);
                 let weights = &mut scores[..keys * width];
@@ -310,34 +250,30 @@ impl Head<'_> {
                     panel.sums,
                 );
             }
-            Product::Plain => self.weigh(panel, start, keys, scores, fades),
+            Copies::Plain => self.weigh(panel, start, keys, scores, fades),
         }
     }
 
-    /// The scores of a panel with the tile of `keys` keys from `start`.
+    /// The scores of a panel with the first `keys` keys of the tile that begins with key `start`.
     fn score(&self, panel: &Panel<'_>, start: usize, keys: usize, scores: &mut [f32]) {
         let (sizes, width) = (self.sizes, panel.width);
-        let (mr, step) = (self.kernels.mr, self.step);
-        let tile = start * step;
+        let (mr, half) = (self.kernels.mr, width < sizes.nr);
         for_each_part(sizes.d, PANEL / width, |channel, channels| {
-            let queries = panel.queries[channel * width..][..channels * width].as_ptr();
-            for_each_part(keys, mr, |key, count| {
-                let keys = &self.k[tile + key * step + channel..][..(count - 1) * step + channels];
-                let row = |row: usize| keys.as_ptr().wrapping_add(row * step);
-                let rows: [*const f32; MOST_ROWS] = std::array::from_fn(row);
-                let arguments = Tile {
-                    rows: rows.as_ptr(),
-                    next: row(count),
-                    offset: 0,
-                    taps: 1,
-                    k: channels,
-                    b: queries,
-                    c: scores[key * width..][..count * width].as_mut_ptr(),
-                    stride: width,
-                    accumulate: channel > 0,
-                };
-                // SAFETY: the slices are what the arguments say.
-                unsafe { self.kernels.tile(count, width)(&arguments) };
+            let queries = &panel.queries[channel * width..][..channels * width];
+            for_each_part(sizes.tile_keys(start), mr, |key, count| {
+                // The others are hidden from all of the panel.
+                if key < keys {
+                    let part = &self.k[(start + key) * sizes.d..][..count * sizes.d];
+                    let arguments = Product {
+                        a: part[channel * count..][..channels * count].as_ptr(),
+                        k: channels,
+                        b: queries.as_ptr(),
+                        c: scores[key * width..][..count * width].as_mut_ptr(),
+                        factors: if channel > 0 { ONES.as_ptr() } else { std::ptr::null() },
+                    };
+                    // SAFETY: the slices are what the arguments say.
+                    unsafe { self.parts.product(half, count)(&arguments) };
+                }
             });
         });
     }
@@ -345,20 +281,19 @@ impl Head<'_> {
     /// Adds up the tile's values, by the weights that its scores became.
     fn weigh(&self, panel: Panel<'_>, start: usize, keys: usize, weights: &[f32], fades: &[f32]) {
         let (sizes, width) = (self.sizes, panel.width);
-        let (mr, step, half) = (self.kernels.mr, self.step, width < sizes.nr);
+        let (mr, half) = (self.kernels.mr, width < sizes.nr);
+        let tile_keys = sizes.tile_keys(start);
+        let values = &self.v[start * sizes.d..];
         for_each_part(sizes.d, mr, |channel, count| {
-            let values = &self.v[start * step + channel..][..(keys - 1) * step + count];
-            let arguments = Weigh {
-                values: values.as_ptr(),
-                step,
-                keys,
-                weights: weights[..keys * width].as_ptr(),
-                sums: panel.sums[channel * width..][..count * width].as_mut_ptr(),
-                fades: fades.as_ptr(),
-                first: start == 0,
+            let arguments = Product {
+                a: values[channel * tile_keys..][..keys * count].as_ptr(),
+                k: keys,
+                b: weights[..keys * width].as_ptr(),
+                c: panel.sums[channel * width..][..count * width].as_mut_ptr(),
+                factors: if start > 0 { fades.as_ptr() } else { std::ptr::null() },
             };
             // SAFETY: the slices are what the arguments say.
-            unsafe { self.parts.weigh(half, count)(&arguments) };
+            unsafe { self.parts.product(half, count)(&arguments) };
         });
     }
 }

@@ -4,12 +4,13 @@
 //! Keys are rows of pairs of channels. A tile's values are turned, rows of pairs of keys for each channel, so that both
 //! products are those of the micro-kernel. Pairs lie in memory for `f32`, which has their size.
 
-use super::attention::for_each_tile;
+use super::attention_copy::for_each_tile;
 use super::attention_sizes::Sizes;
 use super::inner::scale_columns;
 use super::kernel::{Kernels, PairKernels, PairTile, for_each_part};
 use super::pack::Target;
 use super::pool::Block;
+use super::prefetch::LINE;
 use super::simd::Simd;
 use super::{Cpu, CpuTensor};
 use crate::util::error::Result;
@@ -22,9 +23,14 @@ fn tile_len(sizes: &Sizes) -> usize {
     sizes.d * sizes.tile.div_ceil(2)
 }
 
-/// Pairs of all values of a head.
-pub(super) fn values_len(sizes: &Sizes) -> usize {
-    sizes.keys.div_ceil(sizes.tile) * tile_len(sizes)
+/// From one key to the next: an odd number of cache lines, so that rows share few places in the L1 cache.
+fn step(sizes: &Sizes) -> usize {
+    (sizes.d.div_ceil(2).div_ceil(LINE) | 1) * LINE
+}
+
+/// Pairs of all keys of a head, and of all its values.
+pub(super) fn copy_len(sizes: &Sizes) -> [usize; 2] {
+    [sizes.keys * step(sizes), sizes.keys.div_ceil(sizes.tile) * tile_len(sizes)]
 }
 
 /// The values of the tile that begins with key `start`.
@@ -32,18 +38,17 @@ pub(super) fn tile<'a>(sizes: &Sizes, values: &'a [f32], start: usize) -> &'a [f
     &values[start / sizes.tile * tile_len(sizes)..][..tile_len(sizes)]
 }
 
-/// Copies keys, a row `step` pairs from the next.
+/// Copies keys.
 pub(super) fn copy_keys(
     cpu: &Cpu,
     sizes: &Sizes,
     pairs: &PairKernels,
     from: &CpuTensor,
-    step: usize,
     bytes: usize,
 ) -> Result<Block> {
     let mut block = cpu.pool.take(bytes, "attention")?;
     let target = Target(block.as_mut_ptr().cast::<u32>());
-    let channels = from.shape.c;
+    let (channels, step) = (from.shape.c, step(sizes));
     for_each_tile(cpu, sizes, from.shape.n, |first, keys, start, head| {
         for key in first..first + keys {
             let from = &from.values()[start + key * channels..][..sizes.d];
@@ -66,8 +71,9 @@ pub(super) fn copy_values(
     let mut block = cpu.pool.take(bytes, "attention")?;
     let target = Target(block.as_mut_ptr().cast::<u32>());
     let (d, channels, row) = (sizes.d, from.shape.c, sizes.tile.div_ceil(2));
+    let [_, all] = copy_len(sizes);
     for_each_tile(cpu, sizes, from.shape.n, |first, keys, start, head| {
-        let at = head * values_len(sizes) + first / sizes.tile * tile_len(sizes);
+        let at = head * all + first / sizes.tile * tile_len(sizes);
         // SAFETY: this task alone writes this tile of this head.
         let to = unsafe { target.slice(at, tile_len(sizes)) };
         let value = |key: usize| &from.values()[start + key * channels..][..d];
@@ -100,20 +106,20 @@ pub(super) fn pair_rows(pairs: &PairKernels, rows: &mut [f32], width: usize) {
     }
 }
 
-/// `scores = keys · queries`, the queries as [`pair_rows`] left them.
+/// `scores = keys · queries` of the `count` keys from `start`, the queries as [`pair_rows`] left them.
 pub(super) fn score(
-    kernels: &Kernels,
-    pairs: &PairKernels,
-    (keys, step): (&[f32], usize),
+    (kernels, pairs): (&Kernels, &PairKernels),
+    sizes: &Sizes,
+    (keys, start, count): (&[f32], usize, usize),
     (queries, width): (&[f32], usize),
     scores: &mut [f32],
 ) {
-    let count = queries.len() / width;
-    for_each_part(keys.len() / step, kernels.mr, |key, rows| {
+    let step = step(sizes);
+    for_each_part(count, kernels.mr, |key, rows| {
         let tile = PairTile {
-            a: keys[key * step..][..rows * step].as_ptr().cast(),
+            a: keys[(start + key) * step..][..rows * step].as_ptr().cast(),
             a_stride: step,
-            pairs: count.div_ceil(2),
+            pairs: sizes.d.div_ceil(2),
             b: queries.as_ptr().cast(),
             c: scores[key * width..][..rows * width].as_mut_ptr(),
             stride: width,

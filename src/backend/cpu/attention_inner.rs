@@ -4,7 +4,7 @@
 //! Both products have rows side by side: a tile's keys are turned, a row of them for each channel, and its values are rows of
 //! channels as they were.
 
-use super::attention::for_each_tile;
+use super::attention_copy::for_each_tile;
 use super::attention_sizes::Sizes;
 use super::inner::{InnerKernels, InnerTile, scale_columns, scale_matrix};
 use super::kernel::{Kernels, for_each_part};

@@ -22,30 +22,28 @@ pub(super) struct Softmax {
     pub(super) fades: *mut f32,
 }
 
-/// `sums = sums · fades + Σ value · weights` for a few channels of a tile of values.
-pub(super) struct Weigh {
-    /// The first key's value, `step` before the next.
-    pub(super) values: *const f32,
-    pub(super) step: usize,
-    pub(super) keys: usize,
-    /// `keys` rows of the panel's width.
-    pub(super) weights: *const f32,
-    /// For each channel a row.
-    pub(super) sums: *mut f32,
-    pub(super) fades: *const f32,
-    /// Whether this is the first tile: nothing was there before.
-    pub(super) first: bool,
+/// `c = c · factors + aᵀ · b` for the `MR` rows of `c`: scores of a few keys, or the weighted sums of a few channels.
+pub(super) struct Product {
+    /// `k` rows of `MR` values, one after the other: a single pointer for all, and every line is used up at once.
+    pub(super) a: *const f32,
+    pub(super) k: usize,
+    /// `k` rows of the panel's width.
+    pub(super) b: *const f32,
+    /// `MR` rows of the panel's width.
+    pub(super) c: *mut f32,
+    /// A row; null where nothing was in `c` before.
+    pub(super) factors: *const f32,
 }
 
 type SoftmaxFn = unsafe fn(&Softmax);
-type WeighFn = unsafe fn(&Weigh);
+type ProductFn = unsafe fn(&Product);
 
 /// The kernels of one instruction set.
 pub(super) struct Parts {
     /// For panels of the micro-kernel's width, and half of it.
     softmax: [SoftmaxFn; 2],
-    /// The same, by channels less one.
-    weigh: [&'static [WeighFn]; 2],
+    /// The same, by rows less one.
+    product: [&'static [ProductFn]; 2],
 }
 
 impl Parts {
@@ -66,9 +64,9 @@ impl Parts {
         self.softmax[usize::from(half)]
     }
 
-    /// The weighted sum of `channels` channels, at most the micro-kernel's rows.
-    pub(super) fn weigh(&self, half: bool, channels: usize) -> WeighFn {
-        self.weigh[usize::from(half)][channels - 1]
+    /// The product of `rows` rows, at most the micro-kernel's.
+    pub(super) fn product(&self, half: bool, rows: usize) -> ProductFn {
+        self.product[usize::from(half)][rows - 1]
     }
 }
 
@@ -131,45 +129,45 @@ unsafe fn softmax<V: Vector, const NV: usize>(t: &Softmax) {
 }
 
 /// # Safety
-/// The rows are as [`Weigh`] says, `NV` vectors wide, for `MR` channels, and the machine has the instructions.
+/// The rows are as [`Product`] says, `NV` vectors wide, and the machine has the instructions.
 #[inline(always)]
-unsafe fn weigh<V: Vector, const MR: usize, const NV: usize>(t: &Weigh) {
+unsafe fn product<V: Vector, const MR: usize, const NV: usize>(t: &Product) {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let mut acc = [[V::splat(0.0); NV]; MR];
-        let (mut values, mut weights) = (t.values, t.weights);
+        let (mut a, mut b) = (t.a, t.b);
         // As in `kernel::tile`.
         macro_rules! multiply {
             () => {
                 compiler_fence(Ordering::SeqCst);
-                let left = V::load(weights);
-                let right = if NV > 1 { V::load(weights.wrapping_add(V::LANES)) } else { left };
-                weights = weights.wrapping_add(NV * V::LANES);
+                let left = V::load(b);
+                let right = if NV > 1 { V::load(b.wrapping_add(V::LANES)) } else { left };
+                b = b.wrapping_add(NV * V::LANES);
                 for_each_row!(MR, I, {
-                    let value = V::splat(*values.wrapping_add(I));
+                    let value = V::splat(*a.wrapping_add(I));
                     acc[I][0] = value.mul_add(left, acc[I][0]);
                     if NV > 1 {
                         acc[I][1] = value.mul_add(right, acc[I][1]);
                     }
                 });
-                values = values.wrapping_add(t.step);
+                a = a.wrapping_add(MR);
             };
         }
-        for _ in 0..t.keys / STEPS {
+        for _ in 0..t.k / STEPS {
             multiply!();
             multiply!();
             multiply!();
             multiply!();
         }
-        for _ in 0..t.keys % STEPS {
+        for _ in 0..t.k % STEPS {
             multiply!();
         }
         for_each_row!(MR, I, {
             for (j, &sum) in acc[I].iter().enumerate() {
-                let to = t.sums.wrapping_add((I * NV + j) * V::LANES);
-                let sum = match t.first {
+                let to = t.c.wrapping_add((I * NV + j) * V::LANES);
+                let sum = match t.factors.is_null() {
                     true => sum,
-                    false => V::load(to).mul_add(V::load(t.fades.wrapping_add(j * V::LANES)), sum),
+                    false => V::load(to).mul_add(V::load(t.factors.wrapping_add(j * V::LANES)), sum),
                 };
                 sum.store(to);
             }
@@ -191,14 +189,14 @@ macro_rules! parts {
             }
 
             $(#[$features])?
-            unsafe fn weigh<const MR: usize, const NV: usize>(t: &Weigh) {
+            unsafe fn product<const MR: usize, const NV: usize>(t: &Product) {
                 // SAFETY: passed on from the caller.
-                unsafe { super::weigh::<$vector, MR, NV>(t) }
+                unsafe { super::product::<$vector, MR, NV>(t) }
             }
 
             pub(super) static PARTS: Parts = Parts {
                 softmax: [softmax::<2>, softmax::<1>],
-                weigh: [&[$(weigh::<$mr, 2>),*], &[$(weigh::<$mr, 1>),*]],
+                product: [&[$(product::<$mr, 2>),*], &[$(product::<$mr, 1>),*]],
             };
         }
         $(#[$attribute])*

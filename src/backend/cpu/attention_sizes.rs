@@ -14,10 +14,10 @@ const QUERIES: usize = 512;
 const SHORT_QUERIES: usize = 128;
 /// Most values of a panel of queries between two visits of scores to memory: they stay in the L1 cache.
 pub(super) const PANEL: usize = 5 << 10;
-/// Fewest queries, and most channels of a head, that keys and values are copied for.
-const COPY: (usize, usize) = (2048, 256);
-/// Fewest queries that keys and values are copied for by Winograd's inner product.
-const COPY_INNER: usize = 256;
+/// Fewest queries, and most channels of a head, that keys and values are rounded to bf16 for.
+const BF16: (usize, usize) = (2048, 256);
+/// The same for keys and values brought to one size, for Winograd's inner product.
+const INNER: (usize, usize) = (256, 256);
 /// Keys times heads that make a task worth its while: few keys are for several heads at once, which lie side by side.
 const TASK: usize = 1024;
 
@@ -37,12 +37,9 @@ pub(super) struct Sizes {
     pub(super) panels: usize,
     /// Heads in a task.
     pub(super) group: usize,
-    /// From one key to the next, and from one value, where each head has a copy of its own: an odd number of cache lines.
-    /// Where they lie, heads side by side, the steps are often such that rows share few places in the L1 cache.
-    pub(super) copied: Option<usize>,
-    /// Whether the copies, and what they are multiplied by, are bf16: see [`attention_bf16`].
+    /// Whether keys and values, and what they are multiplied by, are bf16: see [`attention_bf16`].
     pub(super) bf16: bool,
-    /// The kernels of Winograd's inner product, if the copies are for these: see [`attention_inner`].
+    /// The kernels of Winograd's inner product, if keys and values are for these: see [`attention_inner`].
     pub(super) inner: Option<&'static InnerKernels>,
 }
 
@@ -66,28 +63,35 @@ impl Sizes {
         let group = (TASK / keys.max(1)).min(all_panels / panels / (4 * threads)).clamp(1, heads);
         // Equal tiles: a short last one would rescale for little.
         let tile = keys.div_ceil(keys.div_ceil(KEYS).max(1));
-        let copies = long && q.pixels() >= COPY.0 && d <= COPY.1;
-        let bf16 = bf16 && copies && !causal;
-        let inner = kernels.inner.filter(|_| {
-            !strict && !bf16 && !causal && q.pixels() >= COPY_INNER && d <= COPY.1 && keys >= LINE
-        });
-        let step = if bf16 { d.div_ceil(2) } else { d };
-        let copied = (copies || inner.is_some()).then_some((step.div_ceil(LINE) | 1) * LINE);
-        Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, copied, bf16, inner }
+        let bf16 = bf16 && long && !causal && q.pixels() >= BF16.0 && d <= BF16.1;
+        let inner = kernels
+            .inner
+            .filter(|_| !strict && !bf16 && !causal && q.pixels() >= INNER.0 && d <= INNER.1 && keys >= LINE);
+        Self { heads, d, queries: q.pixels(), keys, causal, nr, tile, panels, group, bf16, inner }
+    }
+
+    /// Keys of the tile that begins with key `start`.
+    pub(super) fn tile_keys(&self, start: usize) -> usize {
+        self.tile.min(self.keys - start)
+    }
+
+    /// Where a head's channels begin in an image of `tokens` tokens.
+    pub(super) fn token(&self, image: usize, tokens: usize, head: usize) -> usize {
+        (image * tokens * self.heads + head) * self.d
     }
 
     /// Values, or pairs of them, of the copies of a head's keys and of its values.
-    pub(super) fn copy_len(&self) -> Option<[usize; 2]> {
-        let keys = self.keys * self.copied?;
-        if self.inner.is_some() {
-            return Some(attention_inner::copy_len(self));
+    pub(super) fn copy_len(&self) -> [usize; 2] {
+        match self.inner {
+            Some(_) => attention_inner::copy_len(self),
+            None if self.bf16 => attention_bf16::copy_len(self),
+            None => [self.keys * self.d; 2],
         }
-        Some([keys, if self.bf16 { attention_bf16::values_len(self) } else { keys }])
     }
 
     /// Bytes of the copies of `n` images' keys, and of their values.
-    pub(super) fn copy_bytes(&self, n: usize) -> Option<[usize; 2]> {
-        self.copy_len().map(|lengths| lengths.map(|len| n * self.heads * len * size_of::<f32>()))
+    pub(super) fn copy_bytes(&self, n: usize) -> [usize; 2] {
+        self.copy_len().map(|len| n * self.heads * len * size_of::<f32>())
     }
 
     /// Floats of a panel: queries, sums, maxima, totals, and for each query what a kernel begins and ends with.

@@ -240,8 +240,6 @@ macro_rules! for_each_row {
 
 pub(super) use for_each_row;
 
-/// Most rows of a tile.
-pub(super) const MOST_ROWS: usize = 12;
 /// Values of `k` in a round of the loop: its own instructions take the place of others.
 pub(super) const STEPS: usize = 4;
 /// How many values ahead B is asked for: it comes from the L2 cache.

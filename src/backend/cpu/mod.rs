@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_bf16;
+mod attention_copy;
 mod attention_inner;
 mod attention_kernel;
 mod attention_sizes;

@@ -348,8 +348,8 @@ impl Model for Sizes {
             false,
             (self.strict, self.bf16),
         );
-        let copies = sizes.copy_bytes(q.n).map_or(vec![], |bytes| bytes.to_vec());
-        [copies, vec![self.scratch(sizes.floats(), 0)]].concat()
+        let [keys, values] = sizes.copy_bytes(q.n);
+        vec![keys, values, self.scratch(sizes.floats(), 0)]
     }
 
     fn indices(&self, _len: usize) -> Option<usize> {

@@ -47,26 +47,30 @@ unsafe fn turn(from: [*const f32; SIDE], factors: &[f32; SIDE], to: [*mut f32; S
 }
 
 /// Writes a panel, for each channel a row of `width`, from `count` rows of channels `stride` apart, each value times
-/// `scale`. Columns past the last row are like the last. `width` is a multiple of four.
+/// `scale`. Columns past the last row are like the last.
 pub(super) fn gather(rows: &[f32], stride: usize, count: usize, scale: f32, width: usize, panel: &mut [f32]) {
     let channels = panel.len() / width;
     let all = rows;
-    let whole = channels - channels % SIDE;
+    // Squares are written whole: a narrower panel has none.
+    let whole = if width < SIDE { 0 } else { channels - channels % SIDE };
     for start in (0..width).step_by(SIDE) {
-        let rows: [&[f32]; SIDE] =
-            std::array::from_fn(|i| &rows[(start + i).min(count - 1) * stride..][..channels]);
         for i in start + AHEAD..start + AHEAD + SIDE {
             prefetch(all.as_ptr().wrapping_add(i * stride), channels);
         }
+        // The last square overlaps the one before rather than the next row.
+        let start = start.min(width.saturating_sub(SIDE));
+        let rows: [&[f32]; SIDE] =
+            std::array::from_fn(|i| &all[(start + i).min(count - 1) * stride..][..channels]);
+        let to = panel.as_mut_ptr().wrapping_add(start);
         for c in (0..whole).step_by(SIDE) {
             let from = rows.map(|row| row.as_ptr().wrapping_add(c));
-            let square = &mut panel[c * width + start..][..(SIDE - 1) * width + SIDE];
-            let to = std::array::from_fn(|i| square.as_mut_ptr().wrapping_add(i * width));
-            // SAFETY: `c` and the three after it are channels of every row, and rows of the square.
+            let to = std::array::from_fn(|i| to.wrapping_add((c + i) * width));
+            // SAFETY: `c` and the three after it are channels of every row, and rows of the panel, which has four columns from
+            // `start` on.
             unsafe { turn(from, &[scale; SIDE], to) };
         }
         for c in whole..channels {
-            for (i, row) in rows.iter().enumerate() {
+            for (i, row) in rows.iter().enumerate().take(width) {
                 panel[c * width + start + i] = row[c] * scale;
             }
         }
