@@ -18,6 +18,13 @@ pub(super) struct Finish<'a> {
     pub(super) geglu: bool,
 }
 
+impl Finish<'_> {
+    /// Whether a bias and a residual are all that is added, and nothing comes after.
+    pub(super) fn is_sum(&self) -> bool {
+        !self.geglu && self.activation.is_none() && self.channel_bias.is_none()
+    }
+}
+
 vectorized! {
     /// `out = activation(sums + bias + channel_bias) + residual`
     pub(super) fn finish_row(

@@ -201,6 +201,9 @@ pub(super) fn run(
     let column_tasks = all_panels.div_ceil(block.panels);
     let blocks = weight.k_blocks();
     let tile_pointers = block.rows * weight.taps;
+    // Where nothing but a bias and a residual is added, the last sums go to the output with both: stores to memory that is
+    // far away then wait beside the next products.
+    let plain = inner.is_none() && pairs.is_none() && finish.is_sum() && columns.is_multiple_of(nr / 2);
     cpu.parallel(m.div_ceil(block.rows) * column_tasks, |task, slot| {
         let first_row = task / column_tasks * block.rows;
         let row_count = block.rows.min(m - first_row);
@@ -293,6 +296,19 @@ pub(super) fn run(
                                 Some(next) if weight.taps == 1 => next.wrapping_add(k_start),
                                 _ => b,
                             };
+                            let place = (first_row + row) * columns + column + offset;
+                            let (add, add_stride) = match finish.residual {
+                                _ if accumulate => (c.cast_const(), stride),
+                                _ if plain && finish.onto => (target.at(place).cast_const(), columns),
+                                Some(residual) if plain => (residual[place..].as_ptr(), columns),
+                                _ => (std::ptr::null(), 0),
+                            };
+                            let (c, stride, bias) = match plain && index + 1 == blocks.len() {
+                                true => {
+                                    (target.at(place), columns, weight.bias()[column + offset..].as_ptr())
+                                }
+                                false => (c, stride, std::ptr::null()),
+                            };
                             let (rows, offset) = (pointers[at..].as_ptr(), k_start);
                             kernels.tile(count, width)(&Tile {
                                 rows,
@@ -303,13 +319,18 @@ pub(super) fn run(
                                 b,
                                 c,
                                 stride,
-                                accumulate,
+                                add,
+                                add_stride,
+                                bias,
                             });
                         }
                     }
                 }
                 offset += width;
             }
+        }
+        if plain {
+            return;
         }
         let gate_offset = values.map(|panel| kernels.width(weight.n, panel)).sum::<usize>()
             + (half + column - gates.start * nr);

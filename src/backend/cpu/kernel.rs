@@ -70,8 +70,10 @@ pub(super) struct Tile {
     /// `MR` rows of the panel's width, `stride` apart.
     pub(super) c: *mut f32,
     pub(super) stride: usize,
-    /// Adds to `c` instead of setting it.
-    pub(super) accumulate: bool,
+    /// What is added: as many rows, and one row to each of them. Null where there is nothing to add.
+    pub(super) add: *const f32,
+    pub(super) add_stride: usize,
+    pub(super) bias: *const f32,
 }
 
 /// Computes a [`Tile`].
@@ -256,13 +258,13 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let mut acc = [[V::splat(0.0); NV]; MR];
-        // The sums of fast convolutions come from L3. Measured with AVX-512 alone.
-        if V::LANES == LINE && t.accumulate {
+        // The sums of fast convolutions come from L3, a residual from afar.
+        if !t.add.is_null() {
             for_each_row!(MR, I, {
-                let c = t.c.wrapping_add(I * t.stride);
-                prefetch_line(c);
-                if NV > 1 {
-                    prefetch_line(c.wrapping_add(LINE));
+                let add = t.add.wrapping_add(I * t.add_stride);
+                prefetch_line(add);
+                if NV * V::LANES > LINE {
+                    prefetch_line(add.wrapping_add(LINE));
                 }
             });
         }
@@ -321,11 +323,24 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
                 k += 1;
             }
         }
+        if !t.add.is_null() {
+            for_each_row!(MR, I, {
+                for (j, sum) in acc[I].iter_mut().enumerate() {
+                    *sum = V::load(t.add.wrapping_add(I * t.add_stride + j * V::LANES)).add(*sum);
+                }
+            });
+        }
+        if !t.bias.is_null() {
+            for j in 0..NV {
+                let bias = V::load(t.bias.wrapping_add(j * V::LANES));
+                for_each_row!(MR, I, {
+                    acc[I][j] = acc[I][j].add(bias);
+                });
+            }
+        }
         for_each_row!(MR, I, {
-            for (j, &sum) in acc[I].iter().enumerate() {
-                let c = t.c.wrapping_add(I * t.stride + j * V::LANES);
-                let sum = if t.accumulate { V::load(c).add(sum) } else { sum };
-                sum.store(c);
+            for (j, sum) in acc[I].iter().enumerate() {
+                sum.store(t.c.wrapping_add(I * t.stride + j * V::LANES));
             }
         });
     }

@@ -216,7 +216,9 @@ fn micro_kernel(kernels: &Kernels) -> f64 {
         b: b.as_ptr(),
         c: c.as_mut_ptr(),
         stride: nr,
-        accumulate: false,
+        add: std::ptr::null(),
+        add_stride: 0,
+        bias: std::ptr::null(),
     };
     let rounds = 20_000;
     let mut best = f64::INFINITY;

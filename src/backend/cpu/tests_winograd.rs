@@ -358,7 +358,9 @@ fn micro_kernel_rate(simd: Simd) -> f64 {
                 b: b.as_ptr(),
                 c: c.as_mut_ptr(),
                 stride: nr,
-                accumulate: false,
+                add: std::ptr::null(),
+                add_stride: 0,
+                bias: std::ptr::null(),
             };
             // SAFETY: a tile of `mr` rows and `nr` columns, whose sizes are those of the vectors.
             unsafe { kernels.tile(mr, nr)(&tile) };

@@ -90,12 +90,18 @@ impl Task<'_> {
             }
             let width = kernels.width(self.weight.n, panel);
             self.transform_filters(pass, panel, k_start, k);
+            // The next filters, or for the next points these again.
+            let next = if panel + 1 < self.panels.end { panel + 1 } else { self.panels.start };
+            let ahead = self.weight.f16_blocks(kernels, next, &blocks(k_start, k));
             for point in 0..pass.count {
                 let sums = (pass.first + point) * self.room.sums_stride + column;
                 let sums = self.memory.sums.wrapping_add(sums);
                 match self.inner {
                     Some(inner) => self.multiply_inner(inner, point, (panel, width), k_start, k, sums),
-                    None => self.multiply_point(point, width, k_start, k, sums),
+                    None => {
+                        let next = ahead.as_ref().and_then(|taps| taps.get(point)).copied();
+                        self.multiply_point(point, width, k_start, k, sums, next.map(<*const u16>::cast));
+                    }
                 }
             }
             column += width;
@@ -144,7 +150,7 @@ impl Task<'_> {
         let kernels = device.kernels;
         let (width, lanes) = (kernels.width(weight.n, panel), kernels.nr / 2);
         let (to, stride) = (self.memory.filters, self.room.filter_stride);
-        let blocks: [_; 9] = std::array::from_fn(|tap| KBlock { tap, taps: 1, k_start, k });
+        let blocks = blocks(k_start, k);
         if let (None, Some(taps)) = (self.inner, weight.f16_blocks(kernels, panel, &blocks)) {
             // SAFETY: rows are whole vectors, and each point of the filters has room for those of the block.
             unsafe { (pass.filter_f16)(&taps, k * width / lanes, to, stride) };
@@ -167,21 +173,32 @@ impl Task<'_> {
         }
     }
 
-    fn multiply_point(&self, point: usize, width: usize, k_start: usize, k: usize, sums: *mut f32) {
+    fn multiply_point(
+        &self,
+        point: usize,
+        width: usize,
+        k_start: usize,
+        k: usize,
+        sums: *mut f32,
+        ahead: Option<*const f32>,
+    ) {
         let Room { depth, data_stride, filter_stride, .. } = *self.room;
         let kernels = self.cpu.device.kernels;
         let rows = &*self.memory.rows;
         for_each_part(self.tiles, kernels.mr, |row, count| {
+            let next = rows[row].wrapping_add(point * data_stride + count * depth);
             let tile = Tile {
                 rows: rows[row..].as_ptr(),
-                next: rows[row].wrapping_add(point * data_stride + count * depth),
+                next: ahead.filter(|_| row + count == self.tiles).unwrap_or(next),
                 offset: point * data_stride,
                 taps: 1,
                 k,
                 b: self.memory.filters.wrapping_add(point * filter_stride),
                 c: sums.wrapping_add(row * self.stride),
                 stride: self.stride,
-                accumulate: k_start > 0,
+                add: if k_start > 0 { sums.wrapping_add(row * self.stride) } else { std::ptr::null() },
+                add_stride: self.stride,
+                bias: std::ptr::null(),
             };
             // SAFETY: each of the rows has `k` values at the point, the filters are this panel's block, and the sums of a
             // point have `stride` columns for each row.
@@ -266,6 +283,11 @@ impl Task<'_> {
             }
         }
     }
+}
+
+/// A block of the channels of each tap.
+fn blocks(k_start: usize, k: usize) -> [KBlock; 9] {
+    std::array::from_fn(|tap| KBlock { tap, taps: 1, k_start, k })
 }
 
 /// Transforms `k` channels of a patch. Those that do not fill a vector are copied first,
