@@ -282,7 +282,8 @@ pub(super) fn run(
                     let c = sums[row * stride + offset..].as_mut_ptr();
                     let accumulate = index > 0;
                     // SAFETY: `fill` made `count` pointers to rows of `k` values for each tap, or they are converted; `b`
-                    // is this block of the panel, and `sums` has `stride` columns for each row.
+                    // is this block of the panel, and `sums` has `stride` columns for each row. Of the output this task
+                    // alone writes these rows and columns; a residual has its size.
                     unsafe {
                         if let Some(pairs) = pairs {
                             let (a, b) = (a.wrapping_add(row * a_stride), b.cast());

@@ -331,12 +331,15 @@ pub(super) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile)
             });
         }
         if !t.bias.is_null() {
-            for j in 0..NV {
-                let bias = V::load(t.bias.wrapping_add(j * V::LANES));
-                for_each_row!(MR, I, {
-                    acc[I][j] = acc[I][j].add(bias);
-                });
+            let mut bias = [V::splat(0.0); NV];
+            for (j, bias) in bias.iter_mut().enumerate() {
+                *bias = V::load(t.bias.wrapping_add(j * V::LANES));
             }
+            for_each_row!(MR, I, {
+                for (sum, bias) in acc[I].iter_mut().zip(bias) {
+                    *sum = sum.add(bias);
+                }
+            });
         }
         for_each_row!(MR, I, {
             for (j, sum) in acc[I].iter().enumerate() {
