@@ -5,17 +5,15 @@
 //! keys first, then channels. So no size of a head leaves a part of a register empty, and the softmax never adds up a
 //! register; queries are turned, and results turned back.
 
-use super::attention_kernel::{Parts, Product, Softmax};
+use super::attention_kernel::{ONES, Parts, Product, Softmax};
 use super::attention_sizes::{PANEL, Sizes};
 use super::inner::{InnerKernels, scale_matrix};
 use super::kernel::{Kernels, PairKernels, for_each_part};
-use super::pack::{Target, WIDEST};
+use super::pack::Target;
 use super::simd::Simd;
 use super::transpose::{gather, scatter};
 use super::{Cpu, CpuTensor, attention_bf16, attention_copy, attention_inner};
 use crate::util::error::{Result, bail};
-
-const ONES: [f32; WIDEST] = [1.0; WIDEST];
 
 pub(super) fn attention(
     cpu: &Cpu,
@@ -92,7 +90,7 @@ pub(super) fn attention(
     Ok(out)
 }
 
-/// How keys and values are multiplied.
+/// How keys and values are copied, and so how they are multiplied.
 #[derive(Clone, Copy)]
 enum Copies<'a> {
     /// As [`attention_copy`] copies them.

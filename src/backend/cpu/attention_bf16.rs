@@ -1,5 +1,5 @@
-//! Attention's products in bf16, where keys and values are copied: the copies are bf16, and queries and weights are rounded
-//! when they are there. Scores, their softmax and the sums stay `f32`.
+//! Long attention's products in bf16: the copies of keys and values are bf16, and queries and weights are rounded when they
+//! are there. Scores, their softmax and the sums stay `f32`.
 //!
 //! Keys are rows of pairs of channels. A tile's values are turned, rows of pairs of keys for each channel, so that both
 //! products are those of the micro-kernel. Pairs lie in memory for `f32`, which has their size.

@@ -1,10 +1,11 @@
-//! Attention by Winograd's inner product, where keys and values are copied: the copies are brought to one size, keys one by one
-//! and values channel by channel. See [`inner`](super::inner).
+//! Attention by Winograd's inner product: the copies of keys and values are brought to one size, keys one by one and values
+//! channel by channel. See [`inner`](super::inner).
 //!
 //! Both products have rows side by side: a tile's keys are turned, a row of them for each channel, and its values are rows of
 //! channels as they were.
 
 use super::attention_copy::for_each_tile;
+use super::attention_kernel::ONES;
 use super::attention_sizes::Sizes;
 use super::inner::{InnerKernels, InnerTile, scale_columns, scale_matrix};
 use super::kernel::{Kernels, for_each_part};
@@ -132,7 +133,6 @@ pub(super) fn weigh(
     fades: &[f32],
     sums: &mut [f32],
 ) {
-    const ONES: [f32; WIDEST] = [1.0; WIDEST];
     let ([_, len], step) = (tile_len(sizes), step(sizes.d));
     let (rows, ends) = values[start / sizes.tile * len..][..len].split_at(sizes.tile * step);
     let (row_sums, row_scales) = ends.split_at(step);

@@ -7,7 +7,11 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use super::kernel::{Four, STEPS, Vector, for_each_row};
 #[cfg(target_arch = "x86_64")]
 use super::kernel_x86::{Avx2, Avx512, Sse2};
+use super::pack::WIDEST;
 use super::simd::Simd;
+
+/// A row of factors that change nothing.
+pub(super) const ONES: [f32; WIDEST] = [1.0; WIDEST];
 
 /// A panel's scores with a tile of keys, to become weights.
 pub(super) struct Softmax {

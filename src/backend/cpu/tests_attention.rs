@@ -9,8 +9,8 @@ use crate::backend::cases::{Case, input, run};
 use crate::backend::reference::Reference;
 use crate::testing::relative_l2;
 
-/// Head sizes that are no multiple of a tile's rows, and those of real models; few queries, and many with many keys,
-/// which are copied; one key, one tile of keys, a key more, several tiles; few keys, which tasks take several heads of.
+/// Head sizes that are no multiple of a tile's rows, and those of real models; few queries, and many with many keys;
+/// one key, one tile of keys, a key more, several tiles; few keys, which tasks take several heads of.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for d in [1, 3, 8, 13, 24, 40, 72, 160, 512] {

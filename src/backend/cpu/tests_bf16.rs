@@ -99,7 +99,7 @@ fn convolutions_are_close_to_f64() {
     }
 }
 
-/// Queries, keys and heads that are copied, several tiles, odd numbers of keys and channels.
+/// Queries, keys and heads that are rounded, several tiles, odd numbers of keys and channels.
 const ATTENTION: [(usize, usize, usize, usize); 4] =
     [(2050, 515, 2, 11), (2048, 640, 1, 40), (2100, 513, 1, 64), (2048, 512, 3, 1)];
 

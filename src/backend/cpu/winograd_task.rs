@@ -90,7 +90,7 @@ impl Task<'_> {
             }
             let width = kernels.width(self.weight.n, panel);
             self.transform_filters(pass, panel, k_start, k);
-            // The next filters, or for the next points these again.
+            // Fetched with the last tile of each point: the taps of the next panel, or for the next points the first again.
             let next = if panel + 1 < self.panels.end { panel + 1 } else { self.panels.start };
             let ahead = self.weight.f16_blocks(kernels, next, &blocks(k_start, k));
             for point in 0..pass.count {
@@ -99,8 +99,8 @@ impl Task<'_> {
                 match self.inner {
                     Some(inner) => self.multiply_inner(inner, point, (panel, width), k_start, k, sums),
                     None => {
-                        let next = ahead.as_ref().and_then(|taps| taps.get(point)).copied();
-                        self.multiply_point(point, width, k_start, k, sums, next.map(<*const u16>::cast));
+                        let taps = ahead.as_ref().and_then(|taps| taps.get(point)).copied();
+                        self.multiply_point(point, width, k_start, k, sums, taps);
                     }
                 }
             }
@@ -180,7 +180,7 @@ impl Task<'_> {
         k_start: usize,
         k: usize,
         sums: *mut f32,
-        ahead: Option<*const f32>,
+        ahead: Option<*const u16>,
     ) {
         let Room { depth, data_stride, filter_stride, .. } = *self.room;
         let kernels = self.cpu.device.kernels;
@@ -189,7 +189,7 @@ impl Task<'_> {
             let next = rows[row].wrapping_add(point * data_stride + count * depth);
             let tile = Tile {
                 rows: rows[row..].as_ptr(),
-                next: ahead.filter(|_| row + count == self.tiles).unwrap_or(next),
+                next: ahead.filter(|_| row + count == self.tiles).map_or(next, <*const u16>::cast),
                 offset: point * data_stride,
                 taps: 1,
                 k,
