@@ -155,7 +155,7 @@ impl Cut {
             converted_len: match values {
                 _ if inner.is_some() => Space::floats(kernels, block.rows),
                 Values::Pairs => (block.rows * Packed::most_pairs(k, taps)).next_multiple_of(16),
-                _ => Packed::block_len(kernels),
+                _ => Packed::block_len(kernels, values),
             },
             sums_len: block.rows * max_width,
             block,

@@ -3,13 +3,11 @@
 
 use super::Device;
 use super::kernel::Kernels;
-use super::pack::{K_BLOCK, KBlock, Packed, Values};
+use super::pack::{DEPTH, KBlock, Packed, Values};
 use super::simd::{Simd, vectorized};
 use super::transform::Transforms;
 use crate::backend::Shape;
 
-/// Most products in a block of the sum of a linear layer.
-const DEPTH: usize = K_BLOCK;
 /// Values from one row of a block to the next: an odd number of cache lines, so that rows share few places in the L1 cache.
 pub(super) const LAYER_STRIDE: usize = DEPTH + 16;
 /// The same for the transformed patches of a fast convolution, whose blocks have so many channels.

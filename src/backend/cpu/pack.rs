@@ -12,7 +12,9 @@ use crate::util::error::{Result, bail};
 
 /// Most values of `k` between two visits of a tile to memory. A panel's block of B stays in the L2 cache, from where it
 /// comes as fast as it is multiplied; more would add little to the rate, and to the rounding of longer sums.
-pub(super) const K_BLOCK: usize = 640;
+pub(super) const DEPTH: usize = 640;
+/// The same where nothing but a panel's block has to stay there: of one tap, whose rows are read as they lie.
+const LONG_DEPTH: usize = 1280;
 
 /// Columns of the widest panel.
 pub(super) const WIDEST: usize = 32;
@@ -26,6 +28,8 @@ pub(super) struct Packed {
     pub(super) k: usize,
     pub(super) taps: usize,
     pub(super) values: Values,
+    /// Most values of a tap in a block of the sum.
+    depth: usize,
     panels: Buffer,
     /// `n` values, zeros where the file has none.
     bias: Buffer,
@@ -81,13 +85,14 @@ pub(super) struct KBlock {
     pub(super) k: usize,
 }
 
-/// Values of `k` in a block of the sum: those of some taps, or part of one tap's. Always whole pairs of a tap.
-fn k_step(k: usize, taps: usize) -> usize {
-    if k <= K_BLOCK {
-        (K_BLOCK / k).min(taps) * k
-    } else {
-        k.div_ceil(k.div_ceil(K_BLOCK)).next_multiple_of(2)
-    }
+/// Most values of a tap in a block of the sum.
+fn depth(kernels: &Kernels, values: Values) -> usize {
+    if kernels.inner.is_some() || values == Values::Pairs { DEPTH } else { LONG_DEPTH }
+}
+
+/// Values of `k` in a block of the sum: those of some taps, or at most `depth` of one tap. Always whole pairs of a tap.
+fn k_step(depth: usize, k: usize, taps: usize) -> usize {
+    if k <= DEPTH { (DEPTH / k).min(taps) * k } else { k.div_ceil(k.div_ceil(depth)).next_multiple_of(2) }
 }
 
 impl Packed {
@@ -138,7 +143,8 @@ impl Packed {
             }
         })?;
         let zeros = Buffer::new(memory, k * 4, "a row of zeros")?;
-        let mut packed = Self { n, k, taps, values, panels, bias, zeros, scales: None };
+        let depth = depth(kernels, values);
+        let mut packed = Self { n, k, taps, values, depth, panels, bias, zeros, scales: None };
         if values.can_be_scaled() && kernels.inner.is_some() {
             packed.scales = Some(packed.find_scales(device)?);
         }
@@ -275,8 +281,8 @@ impl Packed {
     /// every result is the same sum wherever and with whatever it is computed.
     pub(super) fn k_blocks(&self) -> Vec<KBlock> {
         let (k, taps) = (self.k, self.taps);
-        let step = k_step(k, taps);
-        if k <= K_BLOCK {
+        let step = k_step(self.depth, k, taps);
+        if k <= DEPTH {
             let step = step / k;
             let block = |tap| KBlock { tap, taps: step.min(taps - tap), k_start: 0, k };
             return (0..taps).step_by(step).map(block).collect();
@@ -294,13 +300,13 @@ impl Packed {
 
     /// Pairs of a row of a block of [`Values::Pairs`], at the most.
     pub(super) fn most_pairs(k: usize, taps: usize) -> usize {
-        let step = k_step(k, taps);
-        if k <= K_BLOCK { step / k * k.div_ceil(2) } else { step.div_ceil(2) }
+        let step = k_step(DEPTH, k, taps);
+        if k <= DEPTH { step / k * k.div_ceil(2) } else { step.div_ceil(2) }
     }
 
-    /// Values of the largest block of a panel.
-    pub(super) fn block_len(kernels: &Kernels) -> usize {
-        K_BLOCK * kernels.nr
+    /// Floats of the largest block of a panel.
+    pub(super) fn block_len(kernels: &Kernels, values: Values) -> usize {
+        depth(kernels, values) * kernels.nr
     }
 
     /// A panel's rows of a block as `f32`, in `scratch` if they have to be converted; those of [`Values::Pairs`] as they are.
