@@ -8,17 +8,69 @@ use super::*;
 /// An operation with its sizes; `run` makes the data from fixed seeds, image by image.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Case {
-    Linear { tokens: usize, inputs: usize, outputs: usize, dtype: DType, epilogue: bool },
-    Geglu { tokens: usize, inputs: usize, outputs: usize },
-    Conv { h: usize, w: usize, inputs: usize, outputs: usize, kernel: usize, geometry: ConvGeometry },
-    Upsample { h: usize, w: usize, height: usize, width: usize, channels: usize },
-    GroupNorm { h: usize, w: usize, channels: usize, groups: usize, silu: bool, offset: f32 },
-    LayerNorm { tokens: usize, channels: usize },
-    Attention { queries: usize, keys: usize, heads: usize, d: usize, causal: bool },
+    Linear {
+        tokens: usize,
+        inputs: usize,
+        outputs: usize,
+        dtype: DType,
+        epilogue: bool,
+    },
+    /// A linear layer with a bias and nothing but a residual after it.
+    Residual {
+        tokens: usize,
+        inputs: usize,
+        outputs: usize,
+    },
+    Geglu {
+        tokens: usize,
+        inputs: usize,
+        outputs: usize,
+    },
+    Conv {
+        h: usize,
+        w: usize,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        geometry: ConvGeometry,
+    },
+    Upsample {
+        h: usize,
+        w: usize,
+        height: usize,
+        width: usize,
+        channels: usize,
+    },
+    GroupNorm {
+        h: usize,
+        w: usize,
+        channels: usize,
+        groups: usize,
+        silu: bool,
+        offset: f32,
+    },
+    LayerNorm {
+        tokens: usize,
+        channels: usize,
+    },
+    Attention {
+        queries: usize,
+        keys: usize,
+        heads: usize,
+        d: usize,
+        causal: bool,
+    },
     Activation(Activation),
     Add,
-    Concat { a: usize, b: usize },
-    Splice { h: usize, w: usize, c: usize },
+    Concat {
+        a: usize,
+        b: usize,
+    },
+    Splice {
+        h: usize,
+        w: usize,
+        c: usize,
+    },
     Embed,
     Select,
 }
@@ -95,6 +147,16 @@ pub(crate) fn run<B: Backend>(b: &B, case: Case, images: Range<usize>) -> Result
                 },
             };
             b.linear(&input(tokens, 1, inputs, 3), &linear, epilogue)?
+        }
+        Case::Residual { tokens, inputs, outputs } => {
+            let shape = [outputs, inputs];
+            let (bytes, bias) = (weight(&shape, DType::F16, 1), weight(&shape[..1], DType::F32, 2));
+            let linear = b.prepare_linear(
+                Weight { dtype: DType::F16, shape: &shape, bytes: &bytes },
+                Some(Weight { dtype: DType::F32, shape: &shape[..1], bytes: &bias }),
+            )?;
+            let residual = input(tokens, 1, outputs, 4);
+            b.linear(&input(tokens, 1, inputs, 3), &linear, Epilogue::residual(&residual))?
         }
         Case::Geglu { tokens, inputs, outputs } => {
             let shape = [2 * outputs, inputs];
@@ -196,6 +258,10 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(Case::Linear { tokens, inputs, outputs, dtype, epilogue: i % 2 == 0 });
     }
     cases.push(Case::Linear { tokens: 250, inputs: 33, outputs: 600, dtype: DType::F32, epilogue: true });
+    // Several panels of every instruction set in a task, and sums of several blocks.
+    for (tokens, inputs, outputs) in [(3, 8, 16), (41, 70, 192), (29, 1300, 96), (7, 2700, 40)] {
+        cases.push(Case::Residual { tokens, inputs, outputs });
+    }
     for (tokens, inputs, outputs) in
         [(1, 5, 1), (30, 40, 20), (19, 64, 96), (130, 40, 168), (50, 20, 300), (3, 8, 17)]
     {

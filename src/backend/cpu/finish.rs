@@ -1,8 +1,11 @@
 //! What linear layers and convolutions do to their sums before they store them.
 
+use std::ops::Range;
+
 use super::elementwise::{activate, gate};
-use super::simd::vectorized;
-use crate::backend::Activation;
+use super::pack::Target;
+use super::simd::{Simd, vectorized};
+use crate::backend::{Activation, Shape};
 
 /// What happens to the sums before they are stored.
 #[derive(Default)]
@@ -22,6 +25,67 @@ impl Finish<'_> {
     /// Whether a bias and a residual are all that is added, and nothing comes after.
     pub(super) fn is_sum(&self) -> bool {
         !self.geglu && self.activation.is_none() && self.channel_bias.is_none()
+    }
+}
+
+/// Sums of some rows and columns of an output of `shape`.
+pub(super) struct Sums<'a> {
+    pub(super) values: &'a [f32],
+    /// From one row to the next.
+    pub(super) stride: usize,
+    /// Where the gates of a row's columns begin.
+    pub(super) gates: usize,
+    pub(super) shape: Shape,
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
+}
+
+impl Sums<'_> {
+    /// Finishes them to their places behind `target`.
+    ///
+    /// # Safety
+    /// `target` points to room for the whole output, of which nothing else uses these rows and columns.
+    pub(super) unsafe fn finish(&self, simd: Simd, finish: &Finish<'_>, bias: &[f32], target: Target<f32>) {
+        finish_rows(simd, self, finish, bias, target);
+    }
+}
+
+vectorized! {
+    fn finish_rows(
+        sums: &Sums<'_>,
+        finish: &Finish<'_>,
+        bias: &[f32],
+        target: Target<f32>,
+    ) = finish_rows_body
+}
+
+#[inline(always)]
+fn finish_rows_body<const FMA: bool>(
+    sums: &Sums<'_>,
+    finish: &Finish<'_>,
+    bias: &[f32],
+    target: Target<f32>,
+) {
+    let Range { start, end } = sums.columns;
+    let (columns, width) = (sums.shape.c, end - start);
+    let (bias, gate_bias) =
+        (&bias[start..end], if finish.geglu { &bias[columns + start..][..width] } else { &[] });
+    for (row, sums_row) in sums.rows.clone().zip(sums.values.chunks(sums.stride)) {
+        let (values, at) = (&sums_row[..width], row * columns + start);
+        // SAFETY: see `Sums::finish`.
+        let out = unsafe { target.slice(at, width) };
+        if finish.geglu {
+            finish_geglu::<FMA>(values, bias, &sums_row[sums.gates..][..width], gate_bias, out);
+            continue;
+        }
+        let channel_bias =
+            finish.channel_bias.map(|bias| &bias[row / sums.shape.pixels() * columns + start..][..width]);
+        let residual = finish.residual.map(|residual| &residual[at..][..width]);
+        if finish.onto {
+            add_row_body::<FMA>(values, bias, channel_bias, out);
+        } else {
+            finish_row_body::<FMA>(values, bias, channel_bias, finish.activation, residual, out);
+        }
     }
 }
 
@@ -46,6 +110,12 @@ fn finish_row_body<const FMA: bool>(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    if let (None, None, Some(residual)) = (channel_bias, activation, residual) {
+        for (((out, sum), bias), residual) in out.iter_mut().zip(sums).zip(bias).zip(residual) {
+            *out = sum + bias + residual;
+        }
+        return;
+    }
     for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
         *out = sum + bias;
     }
@@ -85,19 +155,9 @@ fn add_row_body<const FMA: bool>(sums: &[f32], bias: &[f32], channel_bias: Optio
     }
 }
 
-vectorized! {
-    /// `out = (sums + bias) · gelu(gates + gate_bias)`
-    pub(super) fn finish_geglu(
-        sums: &[f32],
-        bias: &[f32],
-        gates: &[f32],
-        gate_bias: &[f32],
-        out: &mut [f32],
-    ) = finish_geglu_body
-}
-
+/// `out = (sums + bias) · gelu(gates + gate_bias)`
 #[inline(always)]
-fn finish_geglu_body<const FMA: bool>(
+fn finish_geglu<const FMA: bool>(
     sums: &[f32],
     bias: &[f32],
     gates: &[f32],

@@ -13,6 +13,7 @@ mod conv;
 mod elementwise;
 mod finish;
 mod gemm;
+mod gemm_task;
 mod inner;
 mod int8;
 mod kernel;

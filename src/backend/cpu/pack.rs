@@ -304,9 +304,9 @@ impl Packed {
         if k <= DEPTH { step / k * k.div_ceil(2) } else { step.div_ceil(2) }
     }
 
-    /// Floats of the largest block of a panel.
-    pub(super) fn block_len(kernels: &Kernels, values: Values) -> usize {
-        depth(kernels, values) * kernels.nr
+    /// Values of a column in the largest block of the sum.
+    pub(super) fn block_depth(kernels: &Kernels, values: Values, k: usize, taps: usize) -> usize {
+        k_step(depth(kernels, values), k, taps)
     }
 
     /// A panel's rows of a block as `f32`, in `scratch` if they have to be converted; those of [`Values::Pairs`] as they are.

@@ -29,7 +29,11 @@ fn unpack(cpu: &Cpu, packed: &Packed) -> Vec<f32> {
         for panel in 0..n.div_ceil(kernels.nr) {
             let width = kernels.width(n, panel);
             for block in blocks {
-                let mut scratch = vec![f32::NAN; Packed::block_len(kernels, packed.values)];
+                let mut scratch = vec![
+                    f32::NAN;
+                    Packed::block_depth(kernels, packed.values, packed.k, packed.taps)
+                        * kernels.nr
+                ];
                 let rows = packed.block(kernels, panel, block, &mut scratch);
                 for row in 0..block.taps * block.k {
                     let (tap, input) = (block.tap + row / block.k, block.k_start + row % block.k);
