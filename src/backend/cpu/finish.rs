@@ -7,6 +7,9 @@ use super::pack::Target;
 use super::simd::{Simd, vectorized};
 use crate::backend::{Activation, Shape};
 
+/// Values that are finished at a time: as many as the largest vectors have.
+const CHUNK: usize = 16;
+
 /// What happens to the sums before they are stored.
 #[derive(Default)]
 pub(super) struct Finish<'a> {
@@ -156,6 +159,8 @@ fn add_row_body<const FMA: bool>(sums: &[f32], bias: &[f32], channel_bias: Optio
 }
 
 /// `out = (sums + bias) · gelu(gates + gate_bias)`
+///
+/// By chunks of a known size: a loop of unknown length would begin every row with the constants of the function.
 #[inline(always)]
 fn finish_geglu<const FMA: bool>(
     sums: &[f32],
@@ -164,10 +169,21 @@ fn finish_geglu<const FMA: bool>(
     gate_bias: &[f32],
     out: &mut [f32],
 ) {
-    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-        *out = sum + bias;
+    let (out, out_rest) = out.as_chunks_mut::<CHUNK>();
+    let (sums, sums_rest) = sums.as_chunks::<CHUNK>();
+    let (bias, bias_rest) = bias.as_chunks::<CHUNK>();
+    let (gates, gates_rest) = gates.as_chunks::<CHUNK>();
+    let (gate_bias, gate_bias_rest) = gate_bias.as_chunks::<CHUNK>();
+    let sums = sums.iter().zip(bias);
+    let gates = gates.iter().zip(gate_bias);
+    for ((out, (sums, bias)), (gates, gate_bias)) in out.iter_mut().zip(sums).zip(gates) {
+        for i in 0..CHUNK {
+            out[i] = gate::<FMA>(sums[i] + bias[i], gates[i] + gate_bias[i]);
+        }
     }
-    for ((out, sum), bias) in out.iter_mut().zip(gates).zip(gate_bias) {
-        *out = gate::<FMA>(*out, sum + bias);
+    let sums = sums_rest.iter().zip(bias_rest);
+    let gates = gates_rest.iter().zip(gate_bias_rest);
+    for ((out, (sum, bias)), (gates, gate_bias)) in out_rest.iter_mut().zip(sums).zip(gates) {
+        *out = gate::<FMA>(sum + bias, gates + gate_bias);
     }
 }
