@@ -98,7 +98,7 @@ static void a_limit_does_not_change_the_picture(void) {
     uint64_t loaded = 0, most = 0, peak = 0;
     picture whole = decode(0, &loaded, &most);
     /* Less than operation by operation takes, which already reuses all that is free. */
-    uint64_t limit = loaded + (most - loaded) * 7 / 16;
+    uint64_t limit = loaded + (most - loaded) * 9 / 20;
     picture strips = decode(limit, &loaded, &peak);
     CHECK(peak <= limit);
     CHECK(same_picture(&whole, &strips));

@@ -16,7 +16,8 @@ use crate::util::error::Result;
 
 /// Most rows in a task, whole tiles of every kernel: what a block of the weight is read, and converted, for.
 const ROWS: usize = 1152;
-/// The same where sums wait for the next block, or rows are converted: those of a task stay in the L2 cache.
+/// The same where sums wait for the next block, rows are converted, or each has pointers for several taps: those of a task stay
+/// in the L2 cache.
 const HELD_ROWS: usize = 288;
 /// Most columns in a task.
 const COLUMNS: usize = 320;
@@ -164,8 +165,9 @@ impl Cut {
         let depth = Packed::block_depth(kernels, values, k, taps);
         let holds = converts_rows || depth < k * taps;
         let columns = COLUMNS / kernels.nr;
+        let linear = is_linear(kernel, geometry);
         let most = Block {
-            rows: if holds { HELD_ROWS } else { ROWS },
+            rows: if linear && !holds { ROWS } else { HELD_ROWS },
             panels: if converts_rows { columns } else { (CONVERTED / depth / halves).clamp(1, columns) },
         };
         let block = block_size(kernels, threads, &all, &most, 2 * kernels.nr * k * taps * halves);
@@ -183,7 +185,7 @@ impl Cut {
             }),
             sums_len: width * if holds { block.rows } else { kernels.mr },
             block,
-            copied: (aliased && is_linear(kernel, geometry) && !converts_rows).then_some(k + LINE),
+            copied: (aliased && linear && !converts_rows).then_some(k + LINE),
             rows: out.rows(),
         }
     }
