@@ -113,12 +113,6 @@ fn finish_row_body<const FMA: bool>(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    if let (None, None, Some(residual)) = (channel_bias, activation, residual) {
-        for (((out, sum), bias), residual) in out.iter_mut().zip(sums).zip(bias).zip(residual) {
-            *out = sum + bias + residual;
-        }
-        return;
-    }
     for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
         *out = sum + bias;
     }
