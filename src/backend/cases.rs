@@ -8,69 +8,18 @@ use super::*;
 /// An operation with its sizes; `run` makes the data from fixed seeds, image by image.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Case {
-    Linear {
-        tokens: usize,
-        inputs: usize,
-        outputs: usize,
-        dtype: DType,
-        epilogue: bool,
-    },
-    /// A linear layer with a bias and nothing but a residual after it.
-    Residual {
-        tokens: usize,
-        inputs: usize,
-        outputs: usize,
-    },
-    Geglu {
-        tokens: usize,
-        inputs: usize,
-        outputs: usize,
-    },
-    Conv {
-        h: usize,
-        w: usize,
-        inputs: usize,
-        outputs: usize,
-        kernel: usize,
-        geometry: ConvGeometry,
-    },
-    Upsample {
-        h: usize,
-        w: usize,
-        height: usize,
-        width: usize,
-        channels: usize,
-    },
-    GroupNorm {
-        h: usize,
-        w: usize,
-        channels: usize,
-        groups: usize,
-        silu: bool,
-        offset: f32,
-    },
-    LayerNorm {
-        tokens: usize,
-        channels: usize,
-    },
-    Attention {
-        queries: usize,
-        keys: usize,
-        heads: usize,
-        d: usize,
-        causal: bool,
-    },
+    Linear { tokens: usize, inputs: usize, outputs: usize, dtype: DType, epilogue: bool },
+    Residual { tokens: usize, inputs: usize, outputs: usize },
+    Geglu { tokens: usize, inputs: usize, outputs: usize },
+    Conv { h: usize, w: usize, inputs: usize, outputs: usize, kernel: usize, geometry: ConvGeometry },
+    Upsample { h: usize, w: usize, height: usize, width: usize, channels: usize },
+    GroupNorm { h: usize, w: usize, channels: usize, groups: usize, silu: bool, offset: f32 },
+    LayerNorm { tokens: usize, channels: usize },
+    Attention { queries: usize, keys: usize, heads: usize, d: usize, causal: bool },
     Activation(Activation),
     Add,
-    Concat {
-        a: usize,
-        b: usize,
-    },
-    Splice {
-        h: usize,
-        w: usize,
-        c: usize,
-    },
+    Concat { a: usize, b: usize },
+    Splice { h: usize, w: usize, c: usize },
     Embed,
     Select,
 }
@@ -148,6 +97,7 @@ pub(crate) fn run<B: Backend>(b: &B, case: Case, images: Range<usize>) -> Result
             };
             b.linear(&input(tokens, 1, inputs, 3), &linear, epilogue)?
         }
+        // A linear layer with a bias and nothing but a residual after it.
         Case::Residual { tokens, inputs, outputs } => {
             let shape = [outputs, inputs];
             let (bytes, bias) = (weight(&shape, DType::F16, 1), weight(&shape[..1], DType::F32, 2));

@@ -21,7 +21,7 @@ const ROWS: usize = 1152;
 const HELD_ROWS: usize = 288;
 /// Most columns in a task.
 const COLUMNS: usize = 320;
-/// Most values in a column of all panels of a task together: they stay in the L2 cache.
+/// Most values that the panels of a task have in a column together, for a block of the sum: they stay in the L2 cache.
 const CONVERTED: usize = 5120;
 
 /// Rows so many values apart, or a multiple of that, share one set of an L1 cache, which has [`WAYS`] places.
@@ -123,15 +123,13 @@ fn block_size(kernels: &Kernels, threads: usize, all: &Block, most: &Block, flop
         }
     }
     // Equal widths: a narrow last task would read its rows for little.
-    let width = match threads {
-        1 => all.panels.div_ceil(all.panels.div_ceil(width)),
-        _ => even_part(threads, all.rows.div_ceil(rows), all.panels, width, 1, 0),
-    };
+    let mut panels = all.panels.div_ceil(all.panels.div_ceil(width));
     if threads > 1 {
+        panels = even_part(threads, all.rows.div_ceil(rows), all.panels, width, 1, 0);
         // Converting a block of the weight takes as long as a tile or less.
-        rows = even_part(threads, all.panels.div_ceil(width), all.rows, rows, kernels.mr, kernels.mr);
+        rows = even_part(threads, all.panels.div_ceil(panels), all.rows, rows, kernels.mr, kernels.mr);
     }
-    Block { rows, panels: width }
+    Block { rows, panels }
 }
 
 /// How a product is cut into tasks, and the floats of each part of what a thread works in.

@@ -58,7 +58,8 @@ pub(super) trait Vector: Copy {
 pub(super) struct Tile {
     /// For each tap, `MR` pointers to rows of A.
     pub(super) rows: *const *const f32,
-    /// What is fetched meanwhile, as many values as the rows have: those of the next tile, where they follow each other.
+    /// What is fetched meanwhile, as many values as the rows have: of the next tile, where its rows follow each other, or what
+    /// is converted next.
     pub(super) next: *const f32,
     /// Values to skip in each row.
     pub(super) offset: usize,
