@@ -49,7 +49,10 @@ impl Sums<'_> {
     /// # Safety
     /// `target` points to room for the whole output, of which nothing else uses these rows and columns.
     pub(super) unsafe fn finish(&self, simd: Simd, finish: &Finish<'_>, bias: &[f32], target: Target<f32>) {
-        finish_rows(simd, self, finish, bias, target);
+        match finish.geglu {
+            true => geglu_rows(simd, self, bias, target),
+            false => finish_rows(simd, self, finish, bias, target),
+        }
     }
 }
 
@@ -71,16 +74,11 @@ fn finish_rows_body<const FMA: bool>(
 ) {
     let Range { start, end } = sums.columns;
     let (columns, width) = (sums.shape.c, end - start);
-    let (bias, gate_bias) =
-        (&bias[start..end], if finish.geglu { &bias[columns + start..][..width] } else { &[] });
-    for (row, sums_row) in sums.rows.clone().zip(sums.values.chunks(sums.stride)) {
-        let (values, at) = (&sums_row[..width], row * columns + start);
+    let bias = &bias[start..end];
+    for (row, values) in sums.rows.clone().zip(sums.values.chunks(sums.stride)) {
+        let (values, at) = (&values[..width], row * columns + start);
         // SAFETY: see `Sums::finish`.
         let out = unsafe { target.slice(at, width) };
-        if finish.geglu {
-            finish_geglu::<FMA>(values, bias, &sums_row[sums.gates..][..width], gate_bias, out);
-            continue;
-        }
         let channel_bias =
             finish.channel_bias.map(|bias| &bias[row / sums.shape.pixels() * columns + start..][..width]);
         let residual = finish.residual.map(|residual| &residual[at..][..width]);
@@ -88,6 +86,43 @@ fn finish_rows_body<const FMA: bool>(
             add_row_body::<FMA>(values, bias, channel_bias, out);
         } else {
             finish_row_body::<FMA>(values, bias, channel_bias, finish.activation, residual, out);
+        }
+    }
+}
+
+vectorized! {
+    /// `out = (sums + bias) · gelu(gates + gate_bias)`
+    fn geglu_rows(sums: &Sums<'_>, bias: &[f32], target: Target<f32>) = geglu_rows_body
+}
+
+#[inline(always)]
+fn geglu_rows_body<const FMA: bool>(sums: &Sums<'_>, bias: &[f32], target: Target<f32>) {
+    let Range { start, end } = sums.columns;
+    let (columns, width) = (sums.shape.c, end - start);
+    let (bias, gate_bias) = (&bias[start..end], &bias[columns + start..columns + end]);
+    for (row, values) in sums.rows.clone().zip(sums.values.chunks(sums.stride)) {
+        let (values, gates) = (&values[..width], &values[sums.gates..][..width]);
+        // SAFETY: see `Sums::finish`.
+        let out = unsafe { target.slice(row * columns + start, width) };
+        // By chunks of a known size: a loop of unknown length would begin every row with the constants of the function.
+        let (out, out_rest) = out.as_chunks_mut::<CHUNK>();
+        let (values, values_rest) = values.as_chunks::<CHUNK>();
+        let (bias, bias_rest) = bias.as_chunks::<CHUNK>();
+        let (gates, gates_rest) = gates.as_chunks::<CHUNK>();
+        let (gate_bias, gate_bias_rest) = gate_bias.as_chunks::<CHUNK>();
+        let values = values.iter().zip(bias);
+        let gates = gates.iter().zip(gate_bias);
+        for ((out, (values, bias)), (gates, gate_bias)) in out.iter_mut().zip(values).zip(gates) {
+            let mut chunk = [0.0; CHUNK];
+            for i in 0..CHUNK {
+                chunk[i] = gate::<FMA>(values[i] + bias[i], gates[i] + gate_bias[i]);
+            }
+            *out = chunk;
+        }
+        let values = values_rest.iter().zip(bias_rest);
+        let gates = gates_rest.iter().zip(gate_bias_rest);
+        for ((out, (value, bias)), (gates, gate_bias)) in out_rest.iter_mut().zip(values).zip(gates) {
+            *out = gate::<FMA>(value + bias, gates + gate_bias);
         }
     }
 }
@@ -149,35 +184,5 @@ fn add_row_body<const FMA: bool>(sums: &[f32], bias: &[f32], channel_bias: Optio
         Some(channel_bias) => {
             values.zip(channel_bias).for_each(|(((out, sum), bias), more)| *out += sum + bias + more);
         }
-    }
-}
-
-/// `out = (sums + bias) · gelu(gates + gate_bias)`
-///
-/// By chunks of a known size: a loop of unknown length would begin every row with the constants of the function.
-#[inline(always)]
-fn finish_geglu<const FMA: bool>(
-    sums: &[f32],
-    bias: &[f32],
-    gates: &[f32],
-    gate_bias: &[f32],
-    out: &mut [f32],
-) {
-    let (out, out_rest) = out.as_chunks_mut::<CHUNK>();
-    let (sums, sums_rest) = sums.as_chunks::<CHUNK>();
-    let (bias, bias_rest) = bias.as_chunks::<CHUNK>();
-    let (gates, gates_rest) = gates.as_chunks::<CHUNK>();
-    let (gate_bias, gate_bias_rest) = gate_bias.as_chunks::<CHUNK>();
-    let sums = sums.iter().zip(bias);
-    let gates = gates.iter().zip(gate_bias);
-    for ((out, (sums, bias)), (gates, gate_bias)) in out.iter_mut().zip(sums).zip(gates) {
-        for i in 0..CHUNK {
-            out[i] = gate::<FMA>(sums[i] + bias[i], gates[i] + gate_bias[i]);
-        }
-    }
-    let sums = sums_rest.iter().zip(bias_rest);
-    let gates = gates_rest.iter().zip(gate_bias_rest);
-    for ((out, (sum, bias)), (gates, gate_bias)) in out_rest.iter_mut().zip(sums).zip(gates) {
-        *out = gate::<FMA>(sum + bias, gates + gate_bias);
     }
 }
