@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::inner::InnerRows;
+use super::kernel_x86::sixteen_f16;
 
 /// Lanes of a vector.
 const LANES: usize = 16;
@@ -129,7 +130,7 @@ pub(super) unsafe fn widen_f16(
         unsafe {
             let factors = _mm512_loadu_ps(factors.wrapping_add(column));
             for i in (column..rows * width).step_by(width) {
-                let values = _mm512_cvtph_ps(_mm256_loadu_si256(from.wrapping_add(i).cast()));
+                let values = sixteen_f16(from.wrapping_add(i));
                 _mm512_storeu_ps(to.wrapping_add(i), _mm512_mul_ps(values, factors));
             }
         }
