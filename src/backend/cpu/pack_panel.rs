@@ -8,7 +8,8 @@ use super::prefetch::prefetch_line;
 use super::simd::{Simd, vectorized};
 use crate::backend::DType;
 
-/// Moves the columns of one panel, values of `SIZE` bytes, from `[n, k, taps]` to `[taps, k, width]`.
+/// Moves the columns of one panel, values of `SIZE` bytes, from `[n, k, taps]` to `[taps, k, width]`, the taps `stride` bytes
+/// apart.
 ///
 /// A value at a time this would take longer than the memory does. Squares of 8 values of 2 bytes go through vector
 /// registers, with all columns of 8 rows in turn, so that whole cache lines are written.
@@ -16,9 +17,8 @@ pub(super) fn pack_panel<const SIZE: usize>(
     from: &[u8],
     to: &mut [u8],
     columns: Range<usize>,
-    k: usize,
-    taps: usize,
-    width: usize,
+    [k, taps, width]: [usize; 3],
+    stride: usize,
 ) {
     let (from, _) = from.as_chunks::<SIZE>();
     let (to, _) = to.as_chunks_mut::<SIZE>();
@@ -26,7 +26,7 @@ pub(super) fn pack_panel<const SIZE: usize>(
     let from = &from[columns.start * depth..columns.end * depth];
     let count = columns.len();
     // Row `j` of the transposed matrix is input `j / taps`, tap `j % taps`.
-    let row = |j: usize| (j % taps * k + j / taps) * width;
+    let row = |j: usize| j % taps * (stride / SIZE) + j / taps * width;
     let whole = if SIZE == 2 {
         squares(from.as_flattened(), to.as_flattened_mut(), depth, count, row)
     } else {
@@ -50,14 +50,15 @@ pub(super) fn pack_pairs(
     columns: Range<usize>,
     [k, taps, width]: [usize; 3],
 ) {
-    let mut panel = vec![0; k * taps * width * dtype.size()];
+    let stride = k * width * dtype.size();
+    let mut panel = vec![0; taps * stride];
     match dtype {
-        DType::F32 => pack_panel::<4>(from, &mut panel, columns, k, taps, width),
-        _ => pack_panel::<2>(from, &mut panel, columns, k, taps, width),
+        DType::F32 => pack_panel::<4>(from, &mut panel, columns, [k, taps, width], stride),
+        _ => pack_panel::<2>(from, &mut panel, columns, [k, taps, width], stride),
     }
     let mut rows = vec![0.0; 2 * width];
     let to = to.chunks_exact_mut(k.div_ceil(2) * width * size_of::<u32>());
-    for (to, tap) in to.zip(panel.chunks_exact(k * width * dtype.size())) {
+    for (to, tap) in to.zip(panel.chunks_exact(stride)) {
         let pairs = tap.chunks(2 * width * dtype.size());
         for (to, pair) in to.chunks_exact_mut(width * size_of::<u32>()).zip(pairs) {
             let count = pair.len() / dtype.size();
@@ -162,8 +163,9 @@ mod tests {
     fn check<const SIZE: usize>(columns: Range<usize>, k: usize, taps: usize, width: usize) {
         let depth = k * taps;
         let from: Vec<u8> = (0..columns.end * depth * SIZE).map(|i| (i * 31 + i / 256 + 1) as u8).collect();
-        let mut to = vec![0; width * depth * SIZE];
-        pack_panel::<SIZE>(&from, &mut to, columns.clone(), k, taps, width);
+        let stride = k * width + if taps > 1 { 16 } else { 0 };
+        let mut to = vec![0; taps * stride * SIZE];
+        pack_panel::<SIZE>(&from, &mut to, columns.clone(), [k, taps, width], stride * SIZE);
         let (from, to) = (from.as_chunks::<SIZE>().0, to.as_chunks::<SIZE>().0);
         for tap in 0..taps {
             for i in 0..k {
@@ -171,7 +173,7 @@ mod tests {
                     let n = columns.start + column;
                     let value = if n < columns.end { from[(n * k + i) * taps + tap] } else { [0; SIZE] };
                     let at = format!("{columns:?} of {width}, input {i} of {k}, tap {tap} of {taps}");
-                    assert_eq!(to[(tap * k + i) * width + column], value, "{at}");
+                    assert_eq!(to[tap * stride + i * width + column], value, "{at}");
                 }
             }
         }

@@ -273,7 +273,7 @@ impl Model for Sizes {
         let values = self.values(layer);
         let taps = layer.kernel[0] * layer.kernel[1];
         let padded = self.kernels.padded(layer.outputs);
-        let panels = padded * taps * values.tap_len(layer.inputs);
+        let panels = values.panels_len(self.kernels, layer.outputs, layer.inputs, taps);
         let scales = self.kernels.inner.filter(|_| values.can_be_scaled()).map(|_| 2 * padded * 4);
         [panels, layer.outputs * 4, layer.inputs * 4].into_iter().chain(scales).collect()
     }
