@@ -71,9 +71,9 @@ pub(super) fn gelu<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, t, -4.063_761_5e-6);
     p = fma::<FMA>(p, t, 3.908_305_7e-5);
     p = fma::<FMA>(p, t, -7.625_039e-5);
-    p = fma::<FMA>(p, t, -9.163_507_6e-5);
+    p = fma::<FMA>(p, t, -9.163_508e-5);
     p = fma::<FMA>(p, t, 8.747_665e-4);
-    p = fma::<FMA>(p, t, -2.347_749_9e-3);
+    p = fma::<FMA>(p, t, -2.347_75e-3);
     p = fma::<FMA>(p, t, 3.487_590_7e-3);
     p = fma::<FMA>(p, t, -2.912_855_7e-3);
     p = fma::<FMA>(p, t, 1.083_551_1e-3);
