@@ -172,8 +172,8 @@ impl Vector for Avx2 {
     }
 }
 
-/// Sixteen f16, converted. `_mm512_cvtph_ps` says that no exceptions are to be raised, and with that an instruction cannot
-/// read memory: it would take a load more and half as long again.
+/// Sixteen f16, converted. `_mm512_cvtph_ps` asks for no exceptions, and an instruction that does cannot read memory: it would
+/// take a load more and, as all conversions from a register do, a shuffle.
 ///
 /// # Safety
 /// There are so many, and the machine has AVX-512 F.
