@@ -4,7 +4,7 @@ use super::inner::InnerKernels;
 use super::kernel::Kernels;
 use super::pack_panel::{pack_pairs, pack_panel};
 use super::pool::Buffer;
-use super::prefetch::prefetch;
+use super::prefetch::{APART, prefetch};
 use super::{Device, inner, int8};
 use crate::backend::{DType, Weight, WeightFormat};
 use crate::util::cancel::Cancel;
@@ -15,10 +15,6 @@ use crate::util::error::{Result, bail};
 pub(super) const DEPTH: usize = 640;
 /// The same where nothing but a panel's block has to stay there: of one tap, whose rows are read as they lie.
 const LONG_DEPTH: usize = 1280;
-
-/// Bytes between two taps of a panel. At a whole number of pages, as most are long, the nine taps that fast convolutions read
-/// together would share one set of the L1 cache, which has eight places.
-const APART: usize = 5 * 64;
 
 /// Columns of the widest panel.
 pub(super) const WIDEST: usize = 32;
@@ -79,17 +75,20 @@ impl Values {
         }
     }
 
+    /// Bytes of a tap in `panels` panels of `columns` columns together, with the space after it in each.
+    fn tap_space(self, k: usize, taps: usize, columns: usize, panels: usize) -> usize {
+        let apart = if taps > 1 && matches!(self, Values::Stored(_)) { APART * size_of::<f32>() } else { 0 };
+        columns * self.tap_len(k) + panels * apart
+    }
+
     /// Bytes from one tap of a panel of `width` columns to the next.
     fn tap_stride(self, k: usize, taps: usize, width: usize) -> usize {
-        let len = width * self.tap_len(k);
-        if taps > 1 && matches!(self, Values::Stored(_)) { len + APART } else { len }
+        self.tap_space(k, taps, width, 1)
     }
 
     /// Bytes of all panels of a weight of `n` columns.
     pub(super) fn panels_len(self, kernels: &Kernels, n: usize, k: usize, taps: usize) -> usize {
-        let last = (n - 1) / kernels.nr;
-        let columns = [(last, kernels.nr), (1, kernels.width(n, last))];
-        columns.map(|(count, width)| count * taps * self.tap_stride(k, taps, width)).iter().sum()
+        taps * self.tap_space(k, taps, kernels.padded(n), n.div_ceil(kernels.nr))
     }
 }
 

@@ -3,6 +3,10 @@
 
 /// Values of `f32` in a cache line.
 pub(super) const LINE: usize = 16;
+/// So many values between the points or the taps of a fast convolution spread them evenly over the 64 sets of the L1 cache,
+/// which have eight places each. At a whole number of pages, as most are long, they would share one, and with a line between
+/// points the neighbours of one value would push out another's.
+pub(super) const APART: usize = 5 * LINE;
 
 /// Asks for the cache line of a value, which need not exist.
 #[inline(always)]

@@ -14,7 +14,7 @@ use super::finish::Finish;
 use super::inner::{self, FAST_STRIDE, InnerKernels};
 use super::kernel::Kernels;
 use super::pack::{Packed, Target};
-use super::prefetch::LINE;
+use super::prefetch::{APART, LINE};
 use super::threads::even_part;
 use super::transform::{Pass, Transforms};
 use super::winograd_task::{Memory, Task};
@@ -32,9 +32,6 @@ const TILES: usize = 72;
 const FILTER_TILES: usize = 4;
 /// Most values of a task's sums.
 const SUMS: usize = 36 * 64 * 320;
-/// Five cache lines between the values of two points spread them evenly over the 64 sets of the L1 cache. At a whole number
-/// of pages they would share one, and with one line between them the neighbours of one value would push out another's.
-const APART: usize = 5 * LINE;
 
 /// Where the patches of a convolution lie.
 pub(super) struct Patches<'a> {
