@@ -62,19 +62,23 @@ def art_held_out(hexcode):
     return share("art", hexcode) < 0.10
 
 
-UNCOUNTED = {"bread", "cheese", "coffee", "fire"}
+UNCOUNTED = {
+    "bacon", "bread", "broccoli", "butter", "cheese", "chocolate", "coffee", "corn", "dna", "fire", "garlic", "honey", "lettuce",
+    "lightning", "milk", "poo", "popcorn", "ramen", "rice", "salad", "soap", "soup", "spaghetti", "sushi", "wine"}
+
+PAIRS = {"skis"}
 
 
-def plural(name):
-    head = re.split(r" (?:with|of|in|on|over|behind|and|holding|showing) ", name)[0]
-    return head.endswith("s") and not re.search(r"(ss|us|is|os)$", head)
+def plural(head):
+    return head in PAIRS or head.endswith("s") and not re.search(r"(ss|us|is|os)$", head)
 
 
 def article(words):
     """`words` with the article they take: "an owl", "a unicorn", "cherries", "yellow cheese", "a cup of coffee"."""
-    if plural(words) or words.split()[-1] in UNCOUNTED and " of " not in words:
+    head = re.split(r" (?:with|of|in|on|over|behind|and|holding|showing) ", words)[0].split()[-1]
+    if plural(head) or head in UNCOUNTED:
         return words
-    vowel = words[0] in "aeiou" and not re.match(r"(uni|uf|eu|one|ute)", words)
+    vowel = re.match(r"[aeio]|u(?!ni|f|te)|hour", words) and not re.match(r"eu|one", words)
     return ("an " if vowel else "a ") + words
 
 

@@ -16,40 +16,13 @@ from pathlib import Path
 
 from captions import COLOUR_WORDS
 from fetch import ARCHIVES, Refused, read_member
+from things import MORE, SMALL, things
 
 # In Microsoft's list, but excepted in the README of its repository because of trademarks (the paperclip, the video
 # game, technologists), and one gesture that a default model need not draw.
 EXCEPTED = {"1F4CE", "1F3AE", "1F9D1-200D-1F4BB", "1F468-200D-1F4BB", "1F469-200D-1F4BB", "1F595"}
-GROUPS = ["smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"]
 # Drawn from twice as often: what people ask for first.
 FAVOURED = {"smileys-emotion", "animals-nature", "food-drink", "travel-places"}
-NOT_A_THING = r"o.clock|thirty|keycap|button"
-
-# The smaller model's things: label in emojibase -> what they are called there.
-SMALL = {
-    "cat face": ["cat"], "dog face": ["dog"], "fox": [], "panda": [], "lion": [], "tiger face": ["tiger"], "frog": [],
-    "monkey face": ["monkey"], "pig face": ["pig"], "rabbit face": ["rabbit", "bunny"], "bear": [], "unicorn": [],
-    "penguin": [], "front-facing baby chick": ["chick"], "owl": [], "octopus": [], "turtle": [],
-    "tropical fish": ["fish"], "spouting whale": ["whale"], "butterfly": [], "lady beetle": ["ladybug"],
-    "honeybee": ["bee"], "snail": [], "crab": [], "t-rex": ["dinosaur"], "red apple": ["apple"], "banana": [],
-    "strawberry": [], "lemon": [], "watermelon": [], "pineapple": [], "cherries": [], "carrot": [], "pizza": [],
-    "hamburger": ["hamburger", "burger"], "french fries": ["fries"], "doughnut": ["donut"], "birthday cake": ["cake"],
-    "soft ice cream": ["ice cream"], "cookie": [], "mushroom": [], "rocket": [], "automobile": ["car"],
-    "airplane": ["airplane", "plane"], "sailboat": ["boat"], "house": [], "castle": [], "guitar": [], "balloon": [],
-    "robot": [], "ghost": [], "alien": [], "skull": [], "snowman": [], "red heart": ["heart"], "star": [], "sun": [],
-    "crescent moon": ["moon"], "cloud": [], "rainbow": [], "umbrella": [], "deciduous tree": ["tree"], "cactus": [],
-    "sunflower": [], "crown": [], "wrapped gift": ["gift"], "trophy": [], "key": [], "light bulb": [],
-    "soccer ball": [], "flying saucer": ["ufo"], "jack-o-lantern": ["pumpkin"], "gem stone": ["diamond"],
-    "teddy bear": [], "grinning face": ["smiley", "happy smiley"], "smiling face with sunglasses": ["cool smiley"],
-    "face with tears of joy": ["laughing smiley"], "smiling face with heart-eyes": ["love smiley"],
-    "crying face": ["sad smiley"], "enraged face": ["angry smiley"], "elephant": [], "horse face": ["horse"],
-    "cow face": ["cow"], "mouse face": ["mouse"], "dragon": [], "koala": [], "wolf": [], "giraffe": [], "duck": [],
-    "dolphin": [], "snake": [], "flamingo": [], "parrot": [], "shark": [], "lobster": [], "tulip": [], "rose": [],
-    "blossom": ["flower"], "palm tree": [], "bread": [], "cheese wedge": ["cheese"], "grapes": [], "peach": [],
-    "avocado": [], "tomato": [], "cupcake": [], "hot beverage": ["coffee", "cup of coffee"],
-    "bicycle": ["bicycle", "bike"], "locomotive": ["train", "locomotive"], "delivery truck": ["truck"], "bus": [],
-    "helicopter": [], "motorcycle": [], "fire": [], "snowflake": [], "alarm clock": ["clock", "alarm clock"],
-    "closed book": ["book"], "camera": [], "laptop": ["laptop", "computer"], "top hat": ["hat", "top hat"]}
 
 
 def norm(hexcode):
@@ -83,7 +56,7 @@ def names_of_3d(folder):
 def everything(folder):
     """One dict for every base emoji that is allowed and has a 3D picture, in emojibase's order.
 
-    hex, label, group, keywords, member (of the 3D archive), and core: whether it is a thing worth asking for.
+    hex, label, group, keywords, and member (of the 3D archive).
     """
     permitted, pictures = allowed(folder), names_of_3d(folder)
     groups = read_json(folder, "emojibase-data", "meta/groups.json")["groups"]
@@ -96,25 +69,18 @@ def everything(folder):
         group = groups.get(str(entry.get("group")), "")
         words = [plain(word.replace("_", " ")) for word in entry.get("tags", []) + library.get(entry["emoji"], [])]
         keywords = [w for w in dict.fromkeys(words) if re.fullmatch(r"[a-z][a-z' -]+", w) and w != label]
-        core = group in GROUPS and not re.search(NOT_A_THING, label)
-        found.append(dict(
-            hex=hexcode, label=label, group=group, keywords=keywords, member=pictures[hexcode], core=core))
+        found.append(dict(hex=hexcode, label=label, group=group, keywords=keywords, member=pictures[hexcode]))
     return found
 
 
 def choose(emoji, which, limit=None):
-    """The concepts of a model, with their names: `which` is "small" (120 things) or "core" (all things)."""
-    if which == "small":
-        by_label = {e["label"]: e for e in emoji}
-        missing = [label for label in SMALL if label not in by_label]
-        if missing:
-            raise Refused(f"emojibase-data has no {missing[0]!r}")
-        chosen = [dict(by_label[label], names=names or [label]) for label, names in SMALL.items()]
-    else:
-        chosen = [dict(e, names=[e["label"]]) for e in emoji if e["core"]]
-        taken = {e["label"] for e in chosen}
-        for e in chosen:                        # "car" for "automobile", unless something else is called that
-            e["names"] += [n for n in SMALL.get(e["label"], []) if n not in taken]
+    """The concepts of a model, with their names: `which` is "small" (120 things) or "large" (407)."""
+    wanted = things(SMALL) | (things(MORE) if which == "large" else {})
+    by_label = {e["label"]: e for e in emoji}
+    missing = [label for label in wanted if label not in by_label]
+    if missing:
+        raise Refused(f"emojibase-data has no {missing[0]!r}")
+    chosen = [dict(by_label[label], names=names) for label, names in wanted.items()]
     # A keyword that is another thing's name would teach that the one looks like the other.
     names = {name for e in chosen for name in e["names"]}
     for e in chosen:
@@ -137,8 +103,9 @@ def main():
         sys.exit(f"concepts.py: {error}")
     print(f"3D pictures: {len(pictures)}; not on Microsoft's list, or excepted there, and refused: "
           f"{len(set(pictures) - permitted)}")
-    print(f"base emoji kept: {len(emoji)}; things among them: {sum(e['core'] for e in emoji)}")
-    for group, count in Counter(e["group"] for e in emoji if e["core"]).most_common():
+    chosen = choose(emoji, "large")
+    print(f"base emoji kept: {len(emoji)}; things that a model draws: {len(chosen)}")
+    for group, count in Counter(e["group"] for e in chosen).most_common():
         print(f"  {group}: {count}")
 
 

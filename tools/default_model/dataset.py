@@ -28,7 +28,7 @@ from captions import COLOUR_NAMES, STYLES, art_held_out
 from fetch import ARCHIVES, Refused
 from recolour import recolour, recolourable
 
-SIZES = {"emoji": (128, "core"), "emoji-64": (64, "small")}
+SIZES = {"emoji": (128, "large"), "emoji-half": (64, "large"), "emoji-64": (64, "small")}
 
 
 def reduce(image, px):

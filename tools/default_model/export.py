@@ -5,8 +5,8 @@
 
 Weights are the averaged ones, in float16; tiny/ is the small autoencoder, when it has been trained. The card takes its
 numbers from STATE/evaluation.json when evaluate.py wrote it for these very weights, and says so when there are none:
-run export.py, evaluate.py, and export.py again. What a person saw on the sheets belongs into STATE/look.md, which the
-card quotes.
+run export.py, evaluate.py, and export.py again. The card quotes two files that people write: STATE/look.md, what they saw
+on the sheets, and STATE/beginning.md, how it went on from a smaller model, if it did (grow.py).
 """
 import argparse
 import hashlib
@@ -147,9 +147,11 @@ def write_card(state, out, art, samples, hardware):
         parameters[part] = f"{sum(t.numel() for t in load_file(out / file).values()) / 1e6:.2f} M"
     names = {"unet": "U-Net and text encoder", "vae": "autoencoder", "decoder": "decoder alone, afterwards",
              "tiny": "tiny autoencoder"}
-    seen = state / "look.md"
+    quoted = lambda name, otherwise: (
+        (state / name).read_text(encoding="utf-8").strip() if (state / name).exists() else otherwise)
     fields = dict(
-        look=seen.read_text(encoding="utf-8").strip() if seen.exists() else "Nobody has described its pictures yet.",
+        look=quoted("look.md", "Nobody has described its pictures yet."),
+        beginning=quoted("beginning.md", "All of it began from scratch."),
         hardware=hardware,
         name=art.size, px=art.px, latent=art.px // 4, concepts=len(art.concepts),
         colours=" ".join(COLOURS), backgrounds=", ".join(BACKGROUNDS), table=table_of_numbers(evaluation),

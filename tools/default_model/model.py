@@ -1,4 +1,4 @@
-"""The two sizes of the default model, as diffusers and transformers classes, and what all training scripts share."""
+"""The sizes of the default model, as diffusers and transformers classes, and what all training scripts share."""
 import argparse
 import math
 import os
@@ -18,10 +18,13 @@ import dataset
 from fetch import Refused
 from tokenizer import LENGTH, SIZE
 
-# Pixels come from dataset.SIZES; the latent's side is a quarter of the picture's.
-SIZES = {
-    "emoji": dict(vae=(32, 64, 96), vae_groups=32, unet=(64, 64, 96, 128), unet_groups=32, tiny=(36, 36, 36)),
-    "emoji-64": dict(vae=(24, 48, 64), vae_groups=8, unet=(64, 96, 128), unet_groups=16, tiny=(32, 32, 32))}
+# Pixels come from dataset.SIZES; the latent's side is a quarter of the picture's. All share one autoencoder. emoji-half is
+# emoji without its outermost level, which grow.py adds: most of what there is to learn it learns at twice the speed.
+WIDTHS = dict(vae=(24, 48, 64), tiny=(32, 32, 32))
+SIZES = {"emoji": dict(WIDTHS, unet=(64, 64, 96, 128)),
+         "emoji-half": dict(WIDTHS, unet=(64, 96, 128)),
+         "emoji-64": dict(WIDTHS, unet=(64, 96, 128))}
+VAE_GROUPS, UNET_GROUPS = 8, 16
 TEXT_WIDTH = 128
 SCHEDULE = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
@@ -38,7 +41,7 @@ def make_vae(size):
     vae = AutoencoderKL(
         in_channels=3, out_channels=3, latent_channels=4, layers_per_block=1, block_out_channels=widths,
         down_block_types=["DownEncoderBlock2D"] * len(widths), up_block_types=["UpDecoderBlock2D"] * len(widths),
-        norm_num_groups=SIZES[size]["vae_groups"], sample_size=pixels(size), scaling_factor=1.0)
+        norm_num_groups=VAE_GROUPS, sample_size=pixels(size), scaling_factor=1.0)
     # Nearly noise-free at first: with latent noise of unit variance learning stalls, colourless, at the mean picture.
     torch.nn.init.constant_(vae.quant_conv.bias[4:], -5.0)
     return vae
@@ -54,13 +57,13 @@ def make_tiny(size):
 
 def make_unet(size):
     widths = SIZES[size]["unet"]
-    inner = len(widths) - 1
+    inner, outer = 2, len(widths) - 2
     return UNet2DConditionModel(
         sample_size=pixels(size) // 4, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=widths,
-        down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * inner,
-        up_block_types=["CrossAttnUpBlock2D"] * inner + ["UpBlock2D"],
+        down_block_types=["DownBlock2D"] * outer + ["CrossAttnDownBlock2D"] * inner,
+        up_block_types=["CrossAttnUpBlock2D"] * inner + ["UpBlock2D"] * outer,
         attention_head_dim=tuple(w // 32 for w in widths),     # diffusers reads this as the NUMBER of heads
-        cross_attention_dim=TEXT_WIDTH, norm_num_groups=SIZES[size]["unet_groups"])
+        cross_attention_dim=TEXT_WIDTH, norm_num_groups=UNET_GROUPS)
 
 
 def make_text_encoder():

@@ -15,6 +15,7 @@ import captions
 import concepts
 import fetch
 import tokenizer
+from things import MORE, SMALL, things
 
 
 def archive(path, members):
@@ -30,11 +31,11 @@ class Captions(unittest.TestCase):
         # A trained model's numbers mean nothing if a split moves. From sha256sum of the keys:
         # `printf colour/cat/purple | sha256sum` begins with dc8a29a8, and 0xdc8a29a8 / 2**32 = 0.8615.
         self.assertAlmostEqual(captions.share("colour", "cat", "purple"), 0.8615, places=4)
-        things = [f"thing {i}" for i in range(1000)]
-        pairs = [(t, c) for t in things for c in captions.COLOURS]
+        labels = [f"thing {i}" for i in range(1000)]
+        pairs = [(t, c) for t in labels for c in captions.COLOURS]
         self.assertAlmostEqual(sum(captions.colour_held_out(*p) for p in pairs) / len(pairs), 0.10, delta=0.01)
-        self.assertAlmostEqual(sum(captions.style_held_out(t, "flat") for t in things) / 1000, 0.06, delta=0.02)
-        self.assertAlmostEqual(sum(captions.style_held_out(t, "line") for t in things) / 1000, 0.06, delta=0.02)
+        self.assertAlmostEqual(sum(captions.style_held_out(t, "flat") for t in labels) / 1000, 0.06, delta=0.02)
+        self.assertAlmostEqual(sum(captions.style_held_out(t, "line") for t in labels) / 1000, 0.06, delta=0.02)
 
     def test_the_words_are_those_that_models_know(self):
         self.assertEqual(" ".join(captions.COLOURS), "red orange yellow green teal blue purple pink brown")
@@ -134,13 +135,16 @@ class Concepts(unittest.TestCase):
             archive(folder / fetch.ARCHIVES["emojilib"], {"package/dist/emoji-en-US.json": b"{}"})
             found = concepts.everything(folder)
             self.assertEqual([e["label"] for e in found], ["fox", "red heart"])
-            chosen = concepts.choose(found, "core")
-            self.assertEqual(chosen[1]["names"], ["red heart", "heart"])
+            with mock.patch.object(concepts, "SMALL", "\nfox | red heart = heart, love\n"):
+                chosen = concepts.choose(found, "small")
+                self.assertRaisesRegex(fetch.Refused, "winking face", concepts.choose, found, "large")
+            self.assertEqual([e["names"] for e in chosen], [["fox"], ["heart", "love"]])
             self.assertEqual(chosen[0]["keywords"], ["pinata"])
 
-    def test_small_model(self):
-        self.assertEqual(len(concepts.SMALL), 120)
-        names = Counter(name for label, names in concepts.SMALL.items() for name in names or [label])
+    def test_things(self):
+        small, more = things(SMALL), things(MORE)
+        self.assertEqual((len(small), len({**small, **more})), (120, 407))
+        names = Counter(name for names in [*small.values(), *more.values()] for name in names)
         self.assertEqual(max(names.values()), 1)
 
 

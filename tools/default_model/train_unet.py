@@ -79,7 +79,8 @@ def main():
         saved = model.load(path)
         for network, weights in zip([*networks, *averaged], saved["weights"]):
             network.load_state_dict(weights)
-        optimizer.load_state_dict(saved["optimizer"])
+        if saved["optimizer"]:                  # grow.py has none
+            optimizer.load_state_dict(saved["optimizer"])
         step, samples = saved["step"], saved["samples"]
         say(f"resumed at step {step}")
 
