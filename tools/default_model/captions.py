@@ -63,8 +63,9 @@ def art_held_out(hexcode):
 
 
 UNCOUNTED = {
-    "bacon", "bread", "broccoli", "butter", "cheese", "chocolate", "coffee", "corn", "dna", "fire", "garlic", "honey", "lettuce",
-    "lightning", "milk", "poo", "popcorn", "ramen", "rice", "salad", "soap", "soup", "spaghetti", "sushi", "wine"}
+    "bacon", "bread", "broccoli", "butter", "cheese", "chocolate", "coffee", "corn", "dna", "fire", "garlic", "honey",
+    "lettuce", "lightning", "milk", "poo", "popcorn", "ramen", "rice", "salad", "soap", "soup", "spaghetti", "sushi",
+    "wine"}
 
 PAIRS = {"skis"}
 

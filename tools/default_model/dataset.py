@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes STATE/data.npz, all pictures of a model at its size, and STATE/tokenizer from the fetched packages.
 
-    dataset.py PACKAGES STATE --size emoji|emoji-64 [--tokenizer FOLDER] [--limit N]
+    dataset.py PACKAGES STATE --size emoji|emoji-half|emoji-64 [--tokenizer FOLDER] [--limit N]
 
 3D pictures are pictures already; flat and line drawings are SVG, rasterised at four times the size and reduced. Things
 whose dominant hue can be turned get the nine colours, in 3D and flat; a line drawing is an alpha mask whose ink is

@@ -37,6 +37,13 @@ class Captions(unittest.TestCase):
         self.assertAlmostEqual(sum(captions.style_held_out(t, "flat") for t in labels) / 1000, 0.06, delta=0.02)
         self.assertAlmostEqual(sum(captions.style_held_out(t, "line") for t in labels) / 1000, 0.06, delta=0.02)
 
+    def test_names_take_their_article(self):
+        for words in ("an hourglass", "a house", "an owl", "a unicorn", "an umbrella", "a ufo", "a cup of coffee",
+                      "an orange bus", "an octopus", "a dress"):
+            self.assertEqual(captions.article(words.split(" ", 1)[1]), words)
+        for words in ("skis", "paw prints", "red cherries", "rice", "yellow cheese", "noodle soup"):
+            self.assertEqual(captions.article(words), words)
+
     def test_the_words_are_those_that_models_know(self):
         self.assertEqual(" ".join(captions.COLOURS), "red orange yellow green teal blue purple pink brown")
         self.assertEqual(" ".join(captions.BACKGROUNDS),

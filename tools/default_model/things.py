@@ -55,7 +55,8 @@ ring buoy = life ring | canoe | speedboat | passenger ship = ship, cruise ship |
 hourglass done = hourglass | watch | thermometer | full moon | ringed planet = planet | shooting star
 cloud with rain = rain cloud | tornado | high voltage = lightning, lightning bolt | droplet = water drop
 water wave = wave | christmas tree | fireworks | sparkles | party popper | ribbon | baseball | basketball
-volleyball | american football = football | tennis = tennis racket | bowling = bowling pins | boxing glove | ice skate | skis
+volleyball | american football = football | tennis = tennis racket | bowling = bowling pins | boxing glove
+ice skate | skis
 bullseye = target | yo-yo | kite | water pistol = water gun | pool 8 ball = billiard ball | crystal ball
 magic wand | joystick | game die = dice | puzzle piece | mirror ball = disco ball | artist palette = palette
 thread | glasses | sunglasses | necktie = tie | t-shirt | jeans | scarf | socks | dress | bikini | handbag

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the U-Net and the text encoder together, from scratch, in runs that resume.
+"""Trains the U-Net and the text encoder together, from scratch or from what grow.py left, in runs that resume.
 
     train_unet.py STATE [--minutes N] [--steps N] [--decay N]
 
