@@ -27,14 +27,14 @@ help:
 
 ## demo: build everything needed, turn a prompt into demo.png, and say how long each stage took
 demo: lib build/bin/02_txt2img
-	@echo "== generating \"a rocket on a dark blue background\" with models/emoji-64"
-	@build/bin/02_txt2img --model models/emoji-64 --prompt "a rocket on a dark blue background" \
+	@echo "== generating \"a rocket on a dark blue background\" with models/emoji"
+	@build/bin/02_txt2img --model models/emoji --prompt "a rocket on a dark blue background" \
 	    --guidance 2.5 --steps 20 --seed 1 -o demo.png
 	@echo "== done: the picture is $(CURDIR)/demo.png"
 
 ## gallery: draw the pictures of the README anew, with the seeds that it names
 gallery: lib build/bin/02_txt2img
-	@echo "== drawing the prompts of tools/gallery.txt with models/emoji-64"
+	@echo "== drawing the prompts of tools/gallery.txt with models/emoji"
 	@tools/gallery.sh
 
 ## lib: build the release library into build/lib

@@ -71,8 +71,8 @@ fn bench_folder(c: &mut Criterion, name: &str, folder: &Path) -> Result<()> {
 }
 
 fn models(c: &mut Criterion) {
-    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji-64");
-    bench_folder(c, "emoji-64", &default).expect("the default model runs");
+    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/emoji");
+    bench_folder(c, "emoji", &default).expect("the default model runs");
     if let Some(folder) = std::env::var_os("BENCH_MODEL") {
         bench_folder(c, "BENCH_MODEL", Path::new(&folder)).expect("the model named by BENCH_MODEL runs");
     }

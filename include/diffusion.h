@@ -18,7 +18,7 @@
  *         diffusion_image *image = NULL;     diffusion_error *error = NULL;
  *
  *         int failed = diffusion_engine_new(NULL, &engine, &error) != DIFFUSION_OK
- *             || diffusion_model_load(engine, "models/emoji-64", NULL, &model, &error)
+ *             || diffusion_model_load(engine, "models/emoji", NULL, &model, &error)
  *                != DIFFUSION_OK
  *             || diffusion_session_new(model, NULL, &session, &error) != DIFFUSION_OK
  *             || diffusion_request_new(model, &request, &error) != DIFFUSION_OK;

@@ -245,7 +245,7 @@ class Bench:
 
     def picture(self):
         """The default model's picture, whole process against whole process."""
-        set_up, model = self.installation, REPOSITORY / "models" / "emoji-64"
+        set_up, model = self.installation, REPOSITORY / "models" / "emoji"
         threads, times = str(self.args.threads), {"libdiffusion": [], "diffusers": []}
         commands = {
             "libdiffusion": ([str(set_up.example()), "--model", str(model), "--prompt", "a blue cat on a yellow background",

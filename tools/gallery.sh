@@ -16,7 +16,7 @@ seed=0
 echo '<table align="center">' >"$table"
 while IFS= read -r prompt; do
     seed=$((seed + 1))
-    build/bin/02_txt2img --model models/emoji-64 --prompt "$prompt" --steps $steps --guidance $guidance --seed $seed \
+    build/bin/02_txt2img --model models/emoji --prompt "$prompt" --steps $steps --guidance $guidance --seed $seed \
         --device cpu -o "$folder/$seed.png" >/dev/null
     [ $((seed % columns)) != 1 ] || echo '<tr>' >>"$table"
     echo "<td align=\"center\" width=\"128\"><img src=\"$folder/$seed.png\" width=\"112\" alt=\"$prompt\"><br>$prompt<br>" \

@@ -1,4 +1,4 @@
-"""The default model: twelve prompts, what diffusers draws for them, and the colours a right picture has."""
+"""The models that come along: prompts, what diffusers draws for them, and the colours a right picture has."""
 import colorsys
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from golden_reference import write
 
-MODEL = Path(__file__).resolve().parent.parent / "models" / "emoji-64"
+MODELS = Path(__file__).resolve().parent.parent / "models"
 
 # What the colour words mean, as the model's training pictures were painted (sRGB): things, and plain backgrounds.
 COLOURS = {"red": (230, 40, 50), "orange": (250, 140, 30), "yellow": (250, 210, 50), "green": (50, 180, 70),
@@ -21,6 +21,8 @@ PICTURES = [("blue", "cat", "yellow"), ("red", "apple", "black"), ("green", "tul
             ("green", "tree", "blue"), ("orange", "pumpkin", "green"), ("blue", "balloon", "pink"),
             ("purple", "star", "green"), ("blue", "heart", "white")]
 STEPS, GUIDANCE = 20, 2.5
+# How many of the pictures each model draws: fewer where they are larger.
+COUNTS = {"emoji": 6, "emoji-64": 12}
 
 # How colours are judged: see tests/golden/README.md.
 BACKGROUND_TOLERANCE, OBJECT_DISTANCE, MIN_SATURATION = 24, 60, 0.3
@@ -58,18 +60,19 @@ def judge(image, case):
 
 
 @torch.no_grad()
-def make(out_dir):
-    torch.set_num_threads(1)
-    pipe = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
+def make_model(out_dir, name, count):
+    pipe = StableDiffusionPipeline.from_pretrained(MODELS / name, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
+    latent = pipe.unet.config.sample_size
+    side = latent * pipe.vae_scale_factor
     noises, latents, images, cases = [], [], [], []
-    for seed, (colour, thing, background) in enumerate(PICTURES):
+    for seed, (colour, thing, background) in enumerate(PICTURES[:count]):
         article = "an" if colour[0] in "aeiou" else "a"
         case = dict(prompt=f"{article} {colour} {thing} on a {background} background", seed=seed,
                     object_rgb=COLOURS[colour], object_hue=hue_range(colour), background_rgb=BACKGROUNDS[background])
-        noise = torch.randn((1, 4, 16, 16), generator=torch.Generator("cpu").manual_seed(seed))
-        final = pipe(case["prompt"], latents=noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE, height=64,
-                     width=64, output_type="latent").images
+        noise = torch.randn((1, 4, latent, latent), generator=torch.Generator("cpu").manual_seed(seed))
+        final = pipe(case["prompt"], latents=noise, num_inference_steps=STEPS, guidance_scale=GUIDANCE, height=side,
+                     width=side, output_type="latent").images
         decoded = pipe.vae.decode(final / pipe.vae.config.scaling_factor).sample
         image = pipe.image_processor.postprocess(decoded, output_type="np")[0]
         image = (image * 255).round().astype(np.uint8)
@@ -79,7 +82,13 @@ def make(out_dir):
         images.append(torch.from_numpy(image))
         cases.append(case)
     tensors = {"noise": torch.cat(noises), "latents": torch.cat(latents), "image": torch.stack(images)}
-    settings = dict(model="../../models/emoji-64", sampler="ddim", eta=0.0, steps=STEPS, guidance_scale=GUIDANCE,
-                    width=64, height=64, background_tolerance=BACKGROUND_TOLERANCE, object_distance=OBJECT_DISTANCE,
+    settings = dict(model=f"../../models/{name}", sampler="ddim", eta=0.0, steps=STEPS, guidance_scale=GUIDANCE,
+                    width=side, height=side, background_tolerance=BACKGROUND_TOLERANCE, object_distance=OBJECT_DISTANCE,
                     min_saturation=MIN_SATURATION, timesteps=pipe.scheduler.timesteps.tolist(), cases=cases)
-    write(out_dir, "emoji-64", tensors, settings)
+    write(out_dir, name, tensors, settings)
+
+
+def make(out_dir):
+    torch.set_num_threads(1)
+    for name, count in COUNTS.items():
+        make_model(out_dir, name, count)

@@ -164,7 +164,7 @@ def old_vae_attention(tensors):
 
 
 def tokenizer(out, max_length, pad, files):
-    """The default model's tokenizer with another length and padding, in the files named."""
+    """The bundled tokenizer with another length and padding, in the files named."""
     shutil.rmtree(out)
     out.mkdir()
     for name in files:

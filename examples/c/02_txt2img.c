@@ -4,8 +4,8 @@
  * Build it against the source tree (after `make`):
  *   cc -std=c99 -Iinclude examples/c/02_txt2img.c -Lbuild/lib -Wl,-rpath,$PWD/build/lib -ldiffusion -o txt2img
  * Run it:
- *   ./txt2img --model models/emoji-64 --prompt "a blue cat on a yellow background" --guidance 2.5 -o cat.png
- *   ./txt2img --model models/emoji-64 --prompt "a red cat" --guidance 2.5 --image cat.png --strength 0.6 -o red.png
+ *   ./txt2img --model models/emoji --prompt "a blue cat on a yellow background" --guidance 2.5 -o cat.png
+ *   ./txt2img --model models/emoji --prompt "a red cat" --guidance 2.5 --image cat.png --strength 0.6 -o red.png
  *   ./txt2img --help
  */
 #define _POSIX_C_SOURCE 200112L /* isatty, fileno */

@@ -4,7 +4,7 @@
  * Build it against the source tree (after `make`):
  *   cc -std=c99 -Iinclude examples/c/03_async_cancel.c -Lbuild/lib -Wl,-rpath,$PWD/build/lib -ldiffusion -o 03_async_cancel
  * Run it:
- *   ./03_async_cancel models/emoji-64
+ *   ./03_async_cancel models/emoji
  */
 #include <diffusion.h>
 #include <stdio.h>
@@ -49,7 +49,7 @@ static diffusion_status run(diffusion_session *session, const diffusion_request 
 }
 
 int main(int argc, char **argv) {
-    const char *path = argc > 1 ? argv[1] : "models/emoji-64";
+    const char *path = argc > 1 ? argv[1] : "models/emoji";
     diffusion_engine *engine = NULL;
     diffusion_model *model = NULL;
     diffusion_session *session = NULL;

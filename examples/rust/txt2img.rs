@@ -1,7 +1,7 @@
 //! From a prompt to a PNG file with the Rust API, without going through C.
 //!
 //! ```text
-//! cargo run --release --example txt2img -- models/emoji-64 "a blue cat on a yellow background" cat.png
+//! cargo run --release --example txt2img -- models/emoji "a blue cat on a yellow background" cat.png
 //! ```
 
 use std::path::Path;

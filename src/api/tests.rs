@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-//! What the objects promise, on the default model.
+//! What the objects promise, on the small model that comes along.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -165,13 +165,15 @@ pub(crate) fn token_ids(name: &str, key: &str) -> (usize, Vec<u32>) {
     (file.shape(key)[0], ids.collect())
 }
 
-/// Every tensor of the model that ships with the library has its place.
+/// Every tensor of the models that ship with the library has its place.
 #[test]
-fn the_default_model_loads() {
-    let folder = testing::root().join("models/emoji-64");
+fn the_models_that_come_along_load() {
     let b = Reference::default();
     let stem = "diffusion_pytorch_model";
-    load(&folder.join("text_encoder"), "model", |scope, config| ClipTextModel::load(scope, config, &b));
-    load(&folder.join("unet"), stem, |scope, config| UNet2DConditionModel::load(scope, config, &b));
-    load(&folder.join("vae"), stem, |scope, config| AutoencoderKL::load(scope, config, &b));
+    for name in ["models/emoji", "models/emoji-64"] {
+        let folder = testing::root().join(name);
+        load(&folder.join("text_encoder"), "model", |scope, config| ClipTextModel::load(scope, config, &b));
+        load(&folder.join("unet"), stem, |scope, config| UNet2DConditionModel::load(scope, config, &b));
+        load(&folder.join("vae"), stem, |scope, config| AutoencoderKL::load(scope, config, &b));
+    }
 }

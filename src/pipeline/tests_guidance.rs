@@ -60,7 +60,7 @@ fn load(folder: &Path, backend: &Cpu) -> Pipeline<Cpu> {
     Pipeline::load(folder, None, backend, &Log::off()).unwrap()
 }
 
-fn default_model(backend: &Cpu) -> Pipeline<Cpu> {
+fn small_model(backend: &Cpu) -> Pipeline<Cpu> {
     load(&root().join("models/emoji-64"), backend)
 }
 
@@ -107,7 +107,7 @@ fn guided_trajectories_match_diffusers() {
 #[test]
 fn only_what_a_step_needs_is_evaluated() {
     let backend = Cpu::new(1, None).unwrap();
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let sizes = |guidance: GuidanceOptions| -> Vec<(usize, usize)> {
         let mut watch = watch();
         let request = Request { guidance, batch_size: 2, ..small() };
@@ -128,7 +128,7 @@ fn only_what_a_step_needs_is_evaluated() {
 #[test]
 fn a_batch_never_changes_a_guided_picture() {
     let (one, two) = (Cpu::new(1, None).unwrap(), Cpu::new(2, None).unwrap());
-    let pipeline = default_model(&one);
+    let pipeline = small_model(&one);
     for (method, perturbation) in [
         (GuidanceMethod::Cfg, Perturbation::SkipLayer),
         (GuidanceMethod::CfgZeroStar, Perturbation::IdentityAttention),
@@ -155,7 +155,7 @@ fn a_batch_never_changes_a_guided_picture() {
 #[test]
 fn each_perturbation_and_block_makes_another_picture() {
     let backend = Cpu::new(2, None).unwrap();
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let run = |pag_scale, perturbation, layers: &[&str]| {
         let guidance = GuidanceOptions { pag_scale, ..GuidanceOptions::at_scale(2.5) };
         let pag_applied_layers = layers.iter().map(|name| (*name).to_owned()).collect();
@@ -178,7 +178,7 @@ fn each_perturbation_and_block_makes_another_picture() {
 #[test]
 fn a_sampler_that_asks_for_it_gets_the_raw_unconditional_prediction() {
     let backend = Cpu::new(1, None).unwrap();
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let size = LatentSize { batch: 2, channels: 4, height: 16, width: 16 };
     let prompts = pipeline.text.encode(&backend, &["a blue cat", "a red house"]).unwrap();
     let input: Vec<f32> = (0..size.len()).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -216,7 +216,7 @@ fn a_sampler_that_asks_for_it_gets_the_raw_unconditional_prediction() {
 #[test]
 fn a_host_may_combine_the_predictions_itself() {
     let backend = Cpu::new(1, None).unwrap();
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let request = Request { guidance: GuidanceOptions::at_scale(3.0), ..small() };
     let expected = pipeline.generate(&backend, &request, &mut watch()).unwrap();
     let mut mine = host(|predictions, out| {
@@ -250,7 +250,7 @@ fn a_host_may_combine_the_predictions_itself() {
 #[test]
 fn guidance_that_the_model_cannot_give_is_refused_by_name() {
     let backend = Cpu::new(1, None).unwrap();
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let plain = GuidanceOptions::default;
     let pag = |layers: &[&str]| Request {
         guidance: GuidanceOptions { pag_scale: 1.0, ..plain() },

@@ -10,7 +10,7 @@ use super::Pipeline;
 use super::layout::LatentSize;
 use super::request::{GuidanceOptions, Noise, Picture, Profile, Request, Sampler, Stage};
 use super::start::{Streams, slerp};
-use super::tests::{Silent, cpu, default_model, load, psnr, root, small};
+use super::tests::{Silent, cpu, small_model, load, psnr, root, small};
 use crate::backend::cpu::Cpu;
 use crate::sampling::{NoiseStream, Options, Plan, SAMPLERS, SchedulerConfig};
 use crate::testing::{Golden, golden_json, relative_l2};
@@ -141,7 +141,7 @@ fn a_variation_of_one_row_or_of_zeros_is_finite() {
 /// Which noise the second step of a stochastic sampler adds, for each image.
 fn fresh_noise(request: &Request) -> Vec<Vec<f32>> {
     let size = size(request.batch_size as usize);
-    let config: SchedulerConfig = default_model(&cpu(1)).scheduler.clone();
+    let config: SchedulerConfig = small_model(&cpu(1)).scheduler.clone();
     let plan = Plan::new(&config, &Options::new(2)).unwrap();
     let mut streams = Streams::new(request, size);
     streams.first_noise();
@@ -175,7 +175,7 @@ fn fresh_noise_comes_from_the_seeds_that_the_profile_says() {
     assert!(noises == [draw(Noise::Mt19937, 8, 0), draw(Noise::Mt19937, 9, 0)]);
 }
 
-/// A picture that the default model made, and the request that starts from it.
+/// A picture that the small model made, and the request that starts from it.
 fn from_picture(pipeline: &Pipeline<Cpu>, backend: &Cpu) -> Request {
     let made = pipeline.generate(backend, &Request { steps: 8, ..small() }, &mut Silent).unwrap();
     let rgb = Arc::new(made.images[0].clone());
@@ -191,7 +191,7 @@ fn half_mask() -> Picture {
 #[test]
 fn a_small_strength_stays_close_to_the_picture() {
     let backend = cpu(2);
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let request = Request { steps: 20, ..from_picture(&pipeline, &backend) };
     let picture = request.image.clone().unwrap();
     let distance = |strength: f64| {
@@ -205,7 +205,7 @@ fn a_small_strength_stays_close_to_the_picture() {
 #[test]
 fn what_a_mask_protects_keeps_its_bits_and_the_rest_is_painted() {
     let backend = cpu(2);
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let request = Request { mask: Some(half_mask()), batch_size: 2, ..from_picture(&pipeline, &backend) };
     let picture = request.image.clone().unwrap();
     for (strength, sampler) in [(1.0, Sampler::Ddim), (0.5, Sampler::Euler), (1.0, Sampler::Ddpm)] {
@@ -229,7 +229,7 @@ fn what_a_mask_protects_keeps_its_bits_and_the_rest_is_painted() {
 #[test]
 fn every_sampler_and_profile_starts_from_pictures() {
     let backend = cpu(2);
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let request = Request { mask: Some(half_mask()), decode: false, ..from_picture(&pipeline, &backend) };
     for info in SAMPLERS {
         for profile in [Profile::Diffusers, Profile::A1111, Profile::ComfyUi] {
@@ -248,7 +248,7 @@ fn every_sampler_and_profile_starts_from_pictures() {
 #[test]
 fn threads_and_batch_change_no_bit_of_image_to_image() {
     let (one, two) = (cpu(1), cpu(2));
-    let pipeline = default_model(&one);
+    let pipeline = small_model(&one);
     let batch = Request { mask: Some(half_mask()), batch_size: 2, ..from_picture(&pipeline, &one) };
     for sampler in [Sampler::Ddim, Sampler::Ddpm] {
         let batch = Request { sampler: Some(sampler), ..batch.clone() };
@@ -262,7 +262,7 @@ fn threads_and_batch_change_no_bit_of_image_to_image() {
 #[test]
 fn given_sigmas_and_timesteps_bring_their_own_steps() {
     let backend = cpu(1);
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let steps = |request: Request| pipeline.generate(&backend, &request, &mut Silent).unwrap().steps;
     let base = Request { decode: false, sampler: Some(Sampler::Euler), ..small() };
     assert_eq!(steps(Request { sigmas: Some(vec![14.0, 3.0, 0.0]), ..base.clone() }), 2);
@@ -279,7 +279,7 @@ fn the_picture_is_encoded_between_text_and_steps() {
         }
     }
     let backend = cpu(1);
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let request = Request { strength: 0.4, ..from_picture(&pipeline, &backend) };
     let mut record = Record(Vec::new());
     pipeline.generate(&backend, &request, &mut record).unwrap();
@@ -292,7 +292,7 @@ fn the_picture_is_encoded_between_text_and_steps() {
 #[test]
 fn bad_pictures_and_lists_are_named() {
     let backend = cpu(1);
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let picture = |width: u32, height: u32| Picture {
         width,
         height,

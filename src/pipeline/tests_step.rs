@@ -6,7 +6,7 @@ use super::Pipeline;
 use super::denoiser::Denoiser;
 use super::layout::LatentSize;
 use super::request::{GuidanceOptions, Perturbation, Request, Sampler};
-use super::tests::{Silent, cpu, default_model};
+use super::tests::{Silent, cpu, small_model};
 use crate::backend::Shape;
 use crate::backend::spy::{Call, Spy};
 use crate::models::golden::MODELS;
@@ -145,7 +145,7 @@ fn prompts_encoded_together_are_those_encoded_alone() {
 #[test]
 fn neither_chunks_nor_foresight_change_a_picture() {
     let backend = cpu(2);
-    let pipeline = default_model(&backend);
+    let pipeline = small_model(&backend);
     let size = LatentSize { batch: 2, channels: 4, height: 16, width: 16 };
     let prompts = pipeline.text.encode(&backend, &["a blue cat", "a red house"]).unwrap();
     let request = request(Sampler::Heun, GuidanceOptions::at_scale(3.0));

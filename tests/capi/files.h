@@ -1,10 +1,10 @@
-/* Damaged models: a copy of the default model in a temporary folder, and edits to its files. */
+/* Damaged models: a copy of the small model in a temporary folder, and edits to its files. */
 #ifndef FILES_H
 #define FILES_H
 
 #include <stddef.h>
 
-/* Copies the default model to a new temporary folder and returns its path; NULL and a failed check when that does
+/* Copies the small model to a new temporary folder and returns its path; NULL and a failed check when that does
  * not work. folder_remove deletes and frees it. */
 char *folder_of_model(void);
 void folder_remove(char *folder);

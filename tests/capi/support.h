@@ -4,7 +4,7 @@
 
 #include "check.h"
 
-/* The default model's folder: $DIFFUSION_TEST_MODEL, or models/emoji-64 under the current folder. */
+/* The folder of the model under test: $DIFFUSION_TEST_MODEL, or models/emoji-64 under the current folder. */
 const char *model_path(void);
 
 /* One engine of one thread of the CPU and one model, made at the first call and freed by support_shutdown. */

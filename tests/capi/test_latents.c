@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COUNT = 4 * (SIDE / 4) * (SIDE / 4) }; /* channels, height / 4, width / 4 of the default model */
+enum { COUNT = 4 * (SIDE / 4) * (SIDE / 4) }; /* channels, height / 4, width / 4 of the small model */
 
 static bool same_floats(const float *a, const float *b, size_t count) {
     return memcmp(a, b, count * sizeof(float)) == 0;

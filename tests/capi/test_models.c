@@ -1,5 +1,5 @@
 /* Model folders that are missing, damaged or contradict themselves: each is an error that names the culprit, never a
- * crash. Every test copies the default model and damages one file of the copy. */
+ * crash. Every test copies the small model and damages one file of the copy. */
 #include "check.h"
 #include "files.h"
 #include "support.h"
