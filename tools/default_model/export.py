@@ -156,7 +156,7 @@ def write_card(state, out, art, samples, hardware):
         name=art.size, px=art.px, latent=art.px // 4, concepts=len(art.concepts),
         colours=" ".join(COLOURS), backgrounds=", ".join(BACKGROUNDS), table=table_of_numbers(evaluation),
         failures=failures(evaluation), sheet=sheet(evaluation),
-        samples=", ".join(f"{names[part]} {count:,}" for part, count in samples.items()),
+        samples=", ".join(f"{names[part]} {count:,}" for part, count in samples.items() if count),
         size=f"{sum(p.stat().st_size for p in out.rglob('*.safetensors')) / 1e6:.1f} MB",
         things=", ".join("/".join(c["names"]) for c in art.concepts),
         **{f"{k}_parameters": v for k, v in parameters.items()},

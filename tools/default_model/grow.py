@@ -3,9 +3,10 @@
 
     grow.py STATE FOLDER
 
-FOLDER is what export.py wrote. The autoencoder is taken as it is, and of the U-Net the levels from the innermost on. Where
-the new model has one more, outermost, the network begins by drawing what the old one drew, coarsely, at twice the size: it
-is given every second pixel, noise and all, and its result is enlarged. What is left to learn are the details.
+FOLDER is what export.py wrote. Both autoencoders are taken as they are (the tiny one, STATE/tiny.pt, where there is one),
+and of the U-Net the levels from the innermost on. Where the new model has one more, outermost, the network begins by
+drawing what the old one drew, coarsely, at twice the size: it is given every second pixel, noise and all, and its result
+is enlarged. What is left to learn are the details.
 """
 import argparse
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import model           # first: it sets what the libraries read when they are imported
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from art import Art
@@ -72,7 +73,7 @@ def main():
     parser.add_argument("state", type=Path)
     parser.add_argument("folder", type=Path, help="a model folder")
     args = parser.parse_args()
-    for file in ("vae.pt", "unet.pt"):
+    for file in ("vae.pt", "unet.pt", "tiny.pt"):
         if (args.state / file).exists():
             raise model.Refused(f"{args.state / file} exists already")
     size = Art(args.state / "data.npz").size
@@ -83,11 +84,16 @@ def main():
     fitted(vae, old["vae"].state_dict(), "autoencoder")
     fitted(unet, grown(old["unet"], unet), "U-Net")
     fitted(text_encoder, old["text_encoder"].state_dict(), "text encoder")
+    if (args.folder / "tiny").exists():
+        tiny = model.make_tiny(size)
+        fitted(tiny, AutoencoderTiny.from_pretrained(args.folder / "tiny", dtype=torch.float32).state_dict(),
+               "tiny autoencoder")
+        model.save(args.state / "tiny.pt", dict(weights=tiny.state_dict(), step=0, samples=0, optimizer=None, size=size))
     weights = [network.state_dict() for network in (unet, text_encoder)]
     model.save(args.state / "vae.pt", dict(weights=vae.state_dict(), size=size, samples={},
                                            scaling_factor=old["vae"].config.scaling_factor))
     model.save(args.state / "unet.pt", dict(weights=[*weights, *weights], step=0, samples=0, optimizer=None, size=size))
-    print(f"{args.state}: the autoencoder, and a U-Net and text encoder at step 0")
+    print(f"{args.state}: the autoencoders, and a U-Net and text encoder at step 0")
 
 
 if __name__ == "__main__":

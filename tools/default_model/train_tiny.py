@@ -47,7 +47,8 @@ def main():
     if path.exists():
         saved = model.load(path)
         tiny.load_state_dict(saved["weights"])
-        optimizer.load_state_dict(saved["optimizer"])
+        if saved["optimizer"]:                  # grow.py has none
+            optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
         say(f"resumed at step {step}")
     clock, losses = model.Clock(args.minutes, step, args.batch), []
