@@ -1,5 +1,5 @@
-//! What a sampler costs besides the model: the time of a step with a model that answers at once, for the default
-//! model's latents (16×16×4) and Stable Diffusion's (64×64×4). Divide by a guided U-Net step of `benches/models.rs`.
+//! What a sampler costs besides the model: the time of a step with a model that answers at once, for the latents
+//! of models/emoji-64 (16×16×4) and Stable Diffusion's (64×64×4). Divide by a guided U-Net step of `benches/models.rs`.
 
 #![allow(clippy::expect_used)]
 

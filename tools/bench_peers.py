@@ -249,7 +249,7 @@ class Bench:
         threads, times = str(self.args.threads), {"libdiffusion": [], "diffusers": []}
         commands = {
             "libdiffusion": ([str(set_up.example()), "--model", str(model), "--prompt", "a blue cat on a yellow background",
-                              "--guidance", "2.5", "--steps", "20", "--seed", "1", "--threads", threads,
+                              "--guidance", "2.5", "--steps", "20", "--seed", "1", "--device", "cpu", "--threads", threads,
                               "-o", str(set_up.logs / "ours.png")], self.environment),
             "diffusers": ([str(set_up.python), str(HERE / "diffusers_picture.py"), str(model), threads,
                            str(set_up.logs / "theirs.png")], self.environment | KEEP_MEMORY | {"OMP_PROC_BIND": "close"})}

@@ -167,8 +167,10 @@ mod tests {
                 }
             }
         }
-        for (threads, query) in [1, 2, 5].into_iter().zip(&QUERIES) {
-            compare(&cpu(threads, 0), &folder("models/emoji-64"), query);
+        for name in ["models/emoji", "models/emoji-64"] {
+            for (threads, query) in [1, 2, 5].into_iter().zip(&QUERIES) {
+                compare(&cpu(threads, 0), &folder(name), query);
+            }
         }
         let strict =
             EngineOptions { device: Device::Cpu, threads: 2, strict: true, ..EngineOptions::default() };

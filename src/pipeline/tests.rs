@@ -124,14 +124,16 @@ fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-/// Whether a 64×64 RGB8 picture has the colours its prompt names; the rules are in tests/golden/README.md.
+/// Whether a square RGB8 picture has the colours its prompt names; the rules are in tests/golden/README.md.
 fn check_colours(picture: &[f64], case: &Value, rules: &Value) {
     let prompt = &case["prompt"];
     let background = numbers(&case["background_rgb"]);
     let pixels: Vec<[f64; 3]> = picture.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect();
-    let border = |i: &usize| [i / 64, i % 64].iter().any(|x| *x < 3 || *x >= 61);
+    let side = usize::try_from(rules["width"].as_u64().unwrap()).unwrap();
+    assert_eq!(pixels.len(), side * side);
+    let border = |i: &usize| [i / side, i % side].iter().any(|x| *x < 3 || *x >= side - 3);
     for channel in 0..3 {
-        let mut values: Vec<f64> = (0..64 * 64).filter(border).map(|i| pixels[i][channel]).collect();
+        let mut values: Vec<f64> = (0..side * side).filter(border).map(|i| pixels[i][channel]).collect();
         values.sort_by(f64::total_cmp);
         let off = (values[values.len() / 2] - background[channel]).abs();
         assert!(off <= rules["background_tolerance"].as_f64().unwrap(), "{prompt}: background off by {off}");

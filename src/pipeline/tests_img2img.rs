@@ -10,7 +10,7 @@ use super::Pipeline;
 use super::layout::LatentSize;
 use super::request::{GuidanceOptions, Noise, Picture, Profile, Request, Sampler, Stage};
 use super::start::{Streams, slerp};
-use super::tests::{Silent, cpu, small_model, load, psnr, root, small};
+use super::tests::{Silent, cpu, load, psnr, root, small, small_model};
 use crate::backend::cpu::Cpu;
 use crate::sampling::{NoiseStream, Options, Plan, SAMPLERS, SchedulerConfig};
 use crate::testing::{Golden, golden_json, relative_l2};

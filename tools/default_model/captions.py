@@ -52,11 +52,6 @@ def style_held_out(concept, style):
     return style == "flat" and place < 0.06 or style == "line" and 0.06 <= place < 0.12
 
 
-def held_out(concept, style, colour, background):
-    return (style_held_out(concept, style) or colour_held_out(concept, colour)
-            or background_held_out(concept, background))
-
-
 def art_held_out(hexcode):
     """A tenth of the pictures that are no concept: the autoencoder never sees them and is judged on them."""
     return share("art", hexcode) < 0.10

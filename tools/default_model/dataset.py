@@ -113,6 +113,8 @@ def build(packages, size, limit):
             if (e["hex"], style) in pictures:
                 add(pictures[e["hex"], style], style, -1, 0, art_held_out(e["hex"]))
     style, concept, colour, held = np.array(rows, np.int16).T
+    if not held.any():
+        raise Refused("no picture is held out to judge by; take a larger --limit")
     kept = ("hex", "label", "group", "names", "keywords")
     facts = dict(size=size, px=px, concepts=[{k: e[k] for k in kept} for e in chosen])
     print(f"{len(chosen)} concepts, {coloured} of them recolourable; {(concept >= 0).sum()} pictures of them; "
@@ -146,9 +148,14 @@ def main():
     parser.add_argument("--tokenizer", type=Path, help="take this tokenizer as it is")
     parser.add_argument("--limit", type=int, help="so many concepts only")
     args = parser.parse_args()
+    if args.limit is not None and args.limit < 1:
+        parser.error("--limit is at least 1")
     begin, new = time.monotonic(), args.state / "data.new.npz"
     try:
         args.state.mkdir(parents=True, exist_ok=True)
+        made = sorted(args.state.glob("*.pt"))
+        if made:                        # a pool names things by their places in data.npz
+            raise Refused(f"{made[0]} was made from other pictures; take another folder, or delete it and its like")
         if args.tokenizer:
             tokenizer.check(args.tokenizer)
             shutil.copytree(args.tokenizer, args.state / "tokenizer", dirs_exist_ok=True)
@@ -162,7 +169,8 @@ def main():
         sys.exit(f"dataset.py: the Python package {error.name} is missing; see requirements.txt")
     except (Refused, OSError) as error:
         new.unlink(missing_ok=True)
-        sys.exit(f"dataset.py: {args.state}: {getattr(error, 'strerror', None) or error}")
+        where = "" if isinstance(error, Refused) else f"{error.filename or args.state}: "
+        sys.exit(f"dataset.py: {where}{getattr(error, 'strerror', None) or error}")
     path = args.state / "data.npz"
     print(f"{path}: {path.stat().st_size:,} bytes, {time.monotonic() - begin:.0f} s")
 

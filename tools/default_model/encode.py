@@ -58,7 +58,7 @@ def main():
         made, pictures = made + 1, pictures + count
         say(f"file {k + 1}/{shards} {clock.seconds():.0f} s {pictures / clock.seconds():.1f} pictures/s, "
             f"standard deviation {torch.cat(latents).float().std():.3f}")
-    say(f"done: {shards - len(todo) + made} of {shards} files")
+    say(f"{'done' if made == len(todo) else 'saved'}: {shards - len(todo) + made} of {shards} files")
 
 
 if __name__ == "__main__":

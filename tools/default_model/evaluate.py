@@ -7,7 +7,8 @@ Every drawing has one true picture, so a sample can be looked up among those of 
 one is nearest, by squared error at 32 x 32 pixels, in the style, colour and background that were asked for. Hue is
 compared with the true picture's, measured the same way. --limit asks for at most so many prompts of each kind, spread
 evenly. STATE/sheets/evaluation.png shows 64 random prompts; the first seed is --seed, the next prompt takes the next.
-What went wrong is kept too, by name: export.py puts table, sheet and failures into the model's card.
+What went wrong is kept too, by name, and some of it on STATE/sheets/failures.png, each beside its true picture: export.py
+puts all of it into the model's card.
 """
 import argparse
 import json
@@ -27,6 +28,7 @@ from recolour import main_hue, to_linear
 from tokenizer import write_json
 
 LOOK = 32            # pixels at which pictures are compared
+FAILURES = 16        # of what went wrong, as pictures
 
 
 def prompts_of(art):
@@ -128,13 +130,13 @@ def look_up(art, things, pictures):
     """ranks(), and what was asked for and what is nearest where that is another thing."""
     place, nearest = ranks(art, things, pictures)
     name = lambda concept: art.concepts[concept]["names"][0]
-    return place, [dict(prompt=text_of(art, row), nearest=name(near))
-                   for row, rank, near in zip(things, place, nearest) if rank]
+    return place, [dict(prompt=text_of(art, row), nearest=name(near), index=i)
+                   for i, (row, rank, near) in enumerate(zip(things, place, nearest)) if rank]
 
 
 def measure(pipeline, art, args, device):
-    """The table's rows, and kind -> what went wrong."""
-    rows, wrong = [], {}
+    """The table's rows, kind -> what went wrong, and the rows and pictures of what went wrong."""
+    rows, wrong, missed = [], {}, []
 
     def note(what, n, value, unit, least):
         met = bool(value >= least)
@@ -149,6 +151,7 @@ def measure(pipeline, art, args, device):
             continue
         pictures = draw(pipeline, art, things, args)
         (place, wrong[kind]), n = look_up(art, things, pictures), len(things)
+        missed.append((things[place > 0], pictures[place > 0]))
         if kind == "plain":
             note("plain prompts, right thing nearest", n, percent(place == 0), "%", 85)
             note("plain prompts, right thing among the nearest five", n, percent(place < 5), "%", 95)
@@ -161,7 +164,16 @@ def measure(pipeline, art, args, device):
                  percent(background_errors(art, things, pictures) < 10), "%", 95)
         else:
             note("held-out thing and style, true drawing nearest", n, percent(place == 0), "%", 70)
-    return rows, wrong
+    return rows, wrong, [torch.cat(parts) for parts in zip(*missed)]
+
+
+def show_failures(art, things, pictures, path):
+    """A sheet of pictures that went wrong, each with the true one to its right. Returns their prompts."""
+    chosen = spread(torch.arange(len(things)), FAILURES)
+    if len(chosen):
+        true = art.show(things[chosen], art.still(len(chosen))).cpu()
+        save_sheet(path, torch.stack([pictures[chosen], true], 1).flatten(0, 1))
+    return [text_of(art, row) for row in things[chosen]]
 
 
 def main():
@@ -176,18 +188,20 @@ def main():
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
     args = parser.parse_args()
     device = model.device_of(args)
+    model.check_folder(args.folder)
     art = Art(args.state / "data.npz", device)
     pipeline = StableDiffusionPipeline.from_pretrained(args.folder, dtype=torch.float32).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    rows, wrong = measure(pipeline, art, args, device)
+    rows, wrong, missed = measure(pipeline, art, args, device)
     things = art.draw(torch.Generator().manual_seed(args.seed), 64 if not args.limit else min(64, args.limit))
     pictures = draw(pipeline, art, things, args)
     sheet = args.state / "sheets" / "evaluation.png"
     save_sheet(sheet, pictures)
     wrong["sheet"] = look_up(art, things, pictures)[1]
+    failures = show_failures(art, *missed, args.state / "sheets" / "failures.png")
     write_json(args.state / "evaluation.json", dict(
         weights=fingerprint(args.folder), steps=args.steps, guidance=args.guidance, seed=args.seed, limit=args.limit,
-        rows=rows, wrong=wrong, sheet=[text_of(art, row) for row in things]))
+        rows=rows, wrong=wrong, sheet=[text_of(art, row) for row in things], failures=failures))
     print(f"{args.state / 'evaluation.json'} written; {sheet} of {len(things)} random prompts is to be looked at")
 
 

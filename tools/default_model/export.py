@@ -5,8 +5,8 @@
 
 Weights are the averaged ones, in float16; tiny/ is the small autoencoder, when it has been trained. The card takes its
 numbers from STATE/evaluation.json when evaluate.py wrote it for these very weights, and says so when there are none:
-run export.py, evaluate.py, and export.py again. The card quotes two files that people write: STATE/look.md, what they saw
-on the sheets, and STATE/beginning.md, how it went on from a smaller model, if it did (grow.py).
+run export.py, evaluate.py, and export.py again. The card quotes STATE/look.md, what people write about the sheets, and
+STATE/beginning.md, how it went on from a smaller model, if it did (grow.py; people may say more).
 """
 import argparse
 import hashlib
@@ -126,6 +126,10 @@ def failures(evaluation):
     for kind, title in titles.items():
         wrong = [f"“{case['prompt']}” ({case['nearest']})" for case in evaluation["wrong"].get(kind, [])]
         lines.append(f"- {title}: {', '.join(wrong) or 'none'}.")
+    if evaluation["failures"]:
+        lines += ["", "![drawn, and true](failures.png)", "",
+                  f"{len(evaluation['failures'])} of them, each with the true picture to its right: "
+                  + "; ".join(evaluation["failures"]) + "."]
     return "\n".join(lines)
 
 
@@ -133,8 +137,8 @@ def sheet(evaluation):
     """The sheet of random prompts, row by row, with those in italics whose picture is nearer to another thing."""
     if evaluation is None:
         return "Not evaluated with these weights."
-    wrong = {case["prompt"] for case in evaluation["wrong"]["sheet"]}
-    texts = [f"*{text}*" if text in wrong else text for text in evaluation["sheet"]]
+    wrong = {case["index"] for case in evaluation["wrong"]["sheet"]}
+    texts = [f"*{text}*" if i in wrong else text for i, text in enumerate(evaluation["sheet"])]
     lines = [f"![{len(texts)} random prompts](samples.png)", "",
              f"Random prompts, nothing chosen, seeds from {evaluation['seed']}; in italics where another thing's "
              f"picture is nearer ({len(wrong)} of {len(texts)}):", ""]
@@ -163,6 +167,8 @@ def write_card(state, out, art, samples, hardware):
         **{f"{k}_widths": "/".join(map(str, model.SIZES[art.size][k])) for k in ("unet", "vae")})
     if evaluation is not None:
         shutil.copyfile(state / "sheets" / "evaluation.png", out / "samples.png")
+        if evaluation["failures"]:
+            shutil.copyfile(state / "sheets" / "failures.png", out / "failures.png")
     for file in ("README.md", "NOTICE"):
         template = string.Template((TEMPLATES / file).read_text(encoding="utf-8"))
         (out / file).write_text(template.substitute(fields), encoding="utf-8")

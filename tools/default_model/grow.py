@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Begins a training with the weights of a smaller model: makes STATE/vae.pt, and STATE/unet.pt at step 0.
+"""Begins a training with the weights of a smaller model: makes STATE/vae.pt, STATE/unet.pt at step 0, and the sentence
+about it for the model's card, STATE/beginning.md.
 
     grow.py STATE FOLDER
 
@@ -76,6 +77,7 @@ def main():
     for file in ("vae.pt", "unet.pt", "tiny.pt"):
         if (args.state / file).exists():
             raise model.Refused(f"{args.state / file} exists already")
+    model.check_folder(args.folder)
     size = Art(args.state / "data.npz").size
     old = {part: kind.from_pretrained(args.folder / part, dtype=torch.float32) for part, kind in (
         ("vae", AutoencoderKL), ("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel))}
@@ -93,6 +95,9 @@ def main():
     model.save(args.state / "vae.pt", dict(weights=vae.state_dict(), size=size, samples={},
                                            scaling_factor=old["vae"].config.scaling_factor))
     model.save(args.state / "unet.pt", dict(weights=[*weights, *weights], step=0, samples=0, optimizer=None, size=size))
+    (args.state / "beginning.md").write_text(
+        f"It began with the weights of `{args.folder.resolve().name}`; what that one saw is not counted.\n",
+        encoding="utf-8")
     print(f"{args.state}: the autoencoders, and a U-Net and text encoder at step 0")
 
 

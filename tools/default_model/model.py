@@ -149,7 +149,7 @@ def cosine(step, steps, warm_up):
 def level(step, steps, warm_up, decay):
     """The same when it is not: a ramp, a level part, and a line down to 2 % in the last `decay` steps. Before those
     begin nothing depends on `steps`: a training that is to go on longer, or end sooner, equals one planned so."""
-    return min(1.0, (step + 1) / warm_up) * (0.98 * min(1.0, (steps - step) / decay) + 0.02)
+    return min(1.0, (step + 1) / warm_up) * (0.98 * min(1.0, (steps - step) / max(decay, 1)) + 0.02)
 
 
 def begin(args, script):
@@ -166,6 +166,12 @@ def begin(args, script):
             log.write(f"{script}: {line}\n")
     say(" ".join(f"{k}={v}" for k, v in vars(args).items() if k != "state") + f" on {device}")
     return device, say
+
+
+def check_folder(folder):
+    """diffusers takes a path that does not exist for a name on a server."""
+    if not (folder / "model_index.json").exists():
+        raise Refused(f"{folder} is no model folder; export.py makes one")
 
 
 def run(script, main):

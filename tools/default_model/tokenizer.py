@@ -3,9 +3,10 @@
 
     tokenizer.py PACKAGES OUT       writes vocab.json, merges.txt and the two configs into OUT
 
-Kept are all merges that a name or a word of the templates needs, which therefore split as in full CLIP, and CLIP's
-first merges up to the size. The file of merges is read inside the open_clip_torch wheel that fetch.py left; nothing of
-the package is imported. Needs the standard library only.
+Kept are all merges that an emoji's label or a word of the templates needs, which therefore split as in full CLIP, and
+CLIP's first merges up to the size; a name in things.py that is no label may split into more tokens. The file of merges
+is read inside the open_clip_torch wheel that fetch.py left; nothing of the package is imported. Needs the standard
+library only.
 """
 import argparse
 import gzip
@@ -134,7 +135,7 @@ def main():
         needed = write(args.packages, args.out)
     except (Refused, OSError) as error:
         sys.exit(f"tokenizer.py: {error}")
-    print(f"{args.out}: {SIZE} tokens; names and templates need {needed} of its {SIZE - 514} merges")
+    print(f"{args.out}: {SIZE} tokens; labels and templates need {needed} of its {SIZE - 514} merges")
 
 
 if __name__ == "__main__":

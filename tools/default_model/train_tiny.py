@@ -78,7 +78,8 @@ def main():
     model.save(path, dict(weights=tiny.state_dict(), optimizer=optimizer.state_dict(), step=step, size=art.size,
                           samples=step * args.batch))
     decoder, alone = judge(tiny.eval(), vae, art, args.state / "sheets" / f"tiny-{step:06}.png")
-    say(f"step {step}/{args.steps}: PSNR on held-out art: decoder {decoder:.2f} dB, encoder and decoder {alone:.2f} dB")
+    say(f"{'done' if step >= args.steps else 'saved'}: step {step}/{args.steps}, PSNR on held-out art: "
+        f"decoder {decoder:.2f} dB, encoder and decoder {alone:.2f} dB")
 
 
 if __name__ == "__main__":
