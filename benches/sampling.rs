@@ -18,7 +18,7 @@ const CONFIG: &str = r#"{"_class_name": "EulerDiscreteScheduler", "beta_start": 
 /// Time of one whole run but for its start.
 fn run(plan: &Arc<Plan>, len: usize) -> Duration {
     let stream = NoiseStream::new(Noise::Philox, 1);
-    let noise = plan.noise_source(vec![stream.clone()], &[1]);
+    let noise = plan.noise_source(vec![stream.clone()], &[1], len).expect("there is memory");
     let mut latents = vec![0.0; len];
     stream.clone().normal(&mut latents);
     let mut run = Run::new(plan.clone(), latents, 1, noise).expect("there is memory");

@@ -57,7 +57,7 @@ fn steps_do_not_allocate() {
             };
             let plan = Arc::new(Plan::new(&config, &options).unwrap());
             let streams = SEEDS.map(|seed| NoiseStream::new(Noise::Mt19937, seed)).to_vec();
-            let noise = plan.noise_source(streams, &SEEDS);
+            let noise = plan.noise_source(streams, &SEEDS, 2 * 1031).unwrap();
             let mut run = Run::new(plan, vec![0.5; 2 * 1031], SEEDS.len(), noise).unwrap();
             let mut first = None;
             while !run.is_done() {

@@ -18,7 +18,7 @@ pub(super) fn metadata(request: &Request, sampler: Sampler, width: u32, height: 
         text.push_str(negative);
     }
     // Writing to a string cannot fail.
-    let _ = write!(text, "\nSteps: {}, Sampler: {}", request.steps, sampler.name());
+    let _ = write!(text, "\nSteps: {}, Sampler: {}", request.asked_steps(), sampler.name());
     if let Some(schedule) = request.sigma_schedule {
         let _ = write!(text, ", Schedule type: {}", schedule.name());
     }
@@ -88,6 +88,8 @@ mod tests {
                         Variation seed: 42, Variation seed strength: 0.25, Denoising strength: 0.5, Eta: 0, \
                         ENSD: 31337, Profile: a1111, Version: ";
         assert!(text.contains(settings), "{text}");
+        let levels = Request { sigmas: Some(vec![9.0, 3.0, 1.0, 0.0]), ..Request::default() };
+        assert!(metadata(&levels, Sampler::Euler, 8, 8, 0).contains("\nSteps: 3, "));
         let batch = Request { seed: 7, profile: Profile::ComfyUi, batch_size: 4, ..Request::default() };
         let text = metadata(&batch, Sampler::Euler, 8, 8, 2);
         assert!(

@@ -10,6 +10,7 @@ pub use crate::sampling::{
     SigmaSchedule,
 };
 use crate::sampling::{Denoise, NoiseSource, NoiseStream, Run};
+use crate::util::buffer;
 use crate::util::error::{Error, Result, bail, error};
 use crate::util::limits;
 
@@ -310,7 +311,7 @@ impl Stepper {
         let failure = Failure::default();
         let source: Box<dyn NoiseSource + Send> = match &self.batch.fresh {
             Some(draw) => Box::new(HostNoise { draw: draw.clone(), failure: failure.clone() }),
-            None => self.plan.noise_source(streams, &self.batch.seeds),
+            None => self.plan.noise_source(streams, &self.batch.seeds, self.len())?,
         };
         let run = Run::new(self.plan.clone(), latents, images, source)?;
         *under_way = Some(UnderWay { run, in_step: false, failure });
@@ -319,15 +320,14 @@ impl Stepper {
     }
 
     fn streams(&self) -> Result<Vec<NoiseStream>> {
-        let mut streams = reserve(self.batch.images)?;
+        let mut streams = buffer::reserve(self.batch.images, "a sampler's streams of noise")?;
         streams.extend(self.batch.seeds.iter().map(|seed| NoiseStream::new(self.batch.noise, *seed)));
         Ok(streams)
     }
 
     /// Unit noise, each image from its stream.
     fn first_noise(&self, streams: &mut [NoiseStream]) -> Result<Vec<f32>> {
-        let mut noise = reserve(self.len())?;
-        noise.resize(self.len(), 0.0);
+        let mut noise = buffer::zeros(self.len(), "a sampler")?;
         for (stream, image) in streams.iter_mut().zip(noise.chunks_mut(self.batch.values)) {
             stream.normal(image);
         }
@@ -336,9 +336,7 @@ impl Stepper {
 
     fn copy(&self, values: &[f32], name: &str) -> Result<Vec<f32>> {
         self.check(values, name)?;
-        let mut copy = reserve(values.len())?;
-        copy.extend_from_slice(values);
-        Ok(copy)
+        buffer::copy(values, "a sampler")
     }
 
     fn check(&self, values: &[f32], name: &str) -> Result<()> {
@@ -358,14 +356,6 @@ fn check_finite(values: &[f32], name: &str) -> Result<()> {
         Some(i) => bail!(Numeric, "{name}[{i}] is {}", values[i]),
         None => Ok(()),
     }
-}
-
-fn reserve<T>(len: usize) -> Result<Vec<T>> {
-    let mut values = Vec::new();
-    values
-        .try_reserve_exact(len)
-        .map_err(|_| error!(OutOfMemory, "no memory for a sampler's {len} values"))?;
-    Ok(values)
 }
 
 fn has_failed(failure: &Failure) -> bool {

@@ -312,9 +312,8 @@ fn target(prediction: PredictionType, NoiseLevel { alpha, sigma }: NoiseLevel, s
         }
         // x₀ = c_skip·(x₀ + r·ε) + c_out·v (Karras et al. 2022, table 1, with v's sign), r the noise-to-signal ratio.
         PredictionType::EdmV => {
-            let ratio = sigma / alpha;
-            let norm = libm::hypot(ratio, sigma_data);
-            [-ratio / (norm * sigma_data), sigma_data / norm]
+            let norm = libm::hypot(sigma, alpha * sigma_data);
+            [-sigma / (norm * sigma_data), alpha * sigma_data / norm]
         }
     }
 }

@@ -301,8 +301,10 @@ impl Runner {
             let result = panic::catch(|| self.generate(&task)).and_then(|result| result);
             // A panic here, or one that the backend caught on a thread of its own.
             let broken = result.as_ref().is_err_and(|error| error.status() == Status::Internal);
-            // Whatever the log does, the job ends.
-            let _ = panic::catch(|| self.log_end(&task, &result));
+            // Where a callback freed the last object, the log may be gone by now. Else whatever it does, the job ends.
+            if !self.shared.lock().closed {
+                let _ = panic::catch(|| self.log_end(&task, &result));
+            }
             // The queue learns of the end before the waiting caller does, who may submit again at once.
             let abandoned = self.shared.over(broken);
             task.core.finish(result);

@@ -116,7 +116,10 @@ pub struct ErrorHandle {
 
 impl ErrorHandle {
     pub(super) fn new(error: Error) -> Self {
-        let (message, detail) = (c_string(error.message()), c_string(&error.detail_lines().join("\n")));
+        // Names of files and tensors may have line feeds.
+        let line = |text: &str| text.replace(['\n', '\r'], " ");
+        let detail: Vec<String> = error.detail_lines().iter().map(|text| line(text)).collect();
+        let (message, detail) = (c_string(&line(error.message())), c_string(&detail.join("\n")));
         Self { error, message, detail }
     }
 }

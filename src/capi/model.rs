@@ -72,7 +72,7 @@ pub struct diffusion_model_info {
     pub weight_bytes: u64,
     /// The pipeline's class in model_index.json, such as "StableDiffusionPipeline".
     pub pipeline_class: *const c_char,
-    /// What the network predicts: "epsilon", "v_prediction" or "sample".
+    /// What the network predicts: "epsilon", "v_prediction", "sample", "flow_prediction" or "edm_v_prediction".
     pub prediction_type: *const c_char,
     /// The sampler of the model's scheduler_config.json, as ::DIFFUSION_OPTION_SAMPLER spells it.
     pub default_sampler: *const c_char,

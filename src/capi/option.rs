@@ -383,7 +383,8 @@ pub type diffusion_noise = i32;
 pub enum diffusion_noise_enum {
     /// ::DIFFUSION_NOISE_PHILOX, and ::DIFFUSION_NOISE_MT19937 in the profile ::DIFFUSION_PROFILE_COMFYUI.
     DIFFUSION_NOISE_AUTO = 0,
-    /// Philox 4x32-10: equal to torch.randn on CUDA.
+    /// Philox 4x32-10: equal to torch.randn on CUDA, for an image of at most as many values as torch's GPU can run
+    /// threads at once (its multiprocessors times the threads of each: 43008 for 28 of 1536).
     DIFFUSION_NOISE_PHILOX = 1,
     /// Mersenne Twister: equal to torch.randn on the CPU.
     DIFFUSION_NOISE_MT19937 = 2,

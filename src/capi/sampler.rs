@@ -499,7 +499,8 @@ pub unsafe extern "C" fn diffusion_sampler_free(sampler: *mut diffusion_sampler)
     unsafe { ffi::free(sampler) }
 }
 
-/// Fills memory with standard normal noise, equal to one call of torch.randn after torch.manual_seed(seed).
+/// Fills memory with standard normal noise, equal to one call of torch.randn after torch.manual_seed(seed); for
+/// ::DIFFUSION_NOISE_PHILOX with the limit that it names.
 ///
 /// \param noise Which generator; ::DIFFUSION_NOISE_AUTO = ::DIFFUSION_NOISE_PHILOX.
 /// \param seed Any number; ::DIFFUSION_NOISE_MT19937 takes its low 32 bits.

@@ -96,8 +96,9 @@ pub unsafe extern "C" fn diffusion_session_free(session: *mut diffusion_session)
 /// \param error Receives the error on failure, else NULL; may be NULL.
 /// \returns ::DIFFUSION_OK; the first failure of the request's setters; ::DIFFUSION_ERROR_INVALID_ARGUMENT for a
 /// request of another model, a size that is no multiple of size_multiple, or latents that do not fit;
+/// ::DIFFUSION_ERROR_UNSUPPORTED for a sampler, schedule or guidance that the model cannot have;
 /// ::DIFFUSION_ERROR_BUSY if the queue is full or another thread changes the request;
-/// ::DIFFUSION_ERROR_INVALID_STATE after an internal error in the session.
+/// ::DIFFUSION_ERROR_INVALID_STATE after an internal error in the session; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
 /// \threadsafety Any thread.
 /// \since 0.1.0
 /// \sa diffusion_job_wait

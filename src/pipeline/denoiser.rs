@@ -5,13 +5,15 @@ use std::ops::Range;
 use super::Pipeline;
 use super::layout::{LatentSize, to_channels_first, to_channels_last};
 use super::request::{Observer, Request};
-use super::text::Conditioning;
+use super::start::LATENTS;
+use super::text::{Conditioning, PROMPTS};
 use crate::backend::{Backend, Input, Shape, Tensor};
 use crate::models::unet_2d_condition::{
     AddedConditions, Block, Context, Perturbation, Perturbed, PerturbedBlocks, UNet2DConditionModel,
 };
 use crate::sampling::Evaluation;
 use crate::sampling::guidance::{Guidance, Predictions};
+use crate::util::buffer;
 use crate::util::error::{Result, bail};
 
 /// How many rows of time embeddings are computed at a time: few products for usual numbers of steps, and for the largest
@@ -111,7 +113,7 @@ impl<'a, B: Backend> Denoiser<'a, B> {
     /// embeds its time for itself.
     ///
     /// # Errors
-    /// Those of [`check`]; `Internal`.
+    /// Those of [`check`]; `OutOfMemory`; `Internal`.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         pipeline: &'a Pipeline<B>,
@@ -130,17 +132,22 @@ impl<'a, B: Backend> Denoiser<'a, B> {
         // Where there is none, its place holds what is never used.
         let mut parts = vec![unconditional.unwrap_or(conditional), conditional];
         parts.extend(needs.perturbed.then_some(conditional));
-        let repeated = |part: fn(&Conditioning) -> &[f32]| -> Vec<f32> {
-            parts.iter().flat_map(|prompt| part(prompt).repeat(size.batch)).collect()
+        let repeated = |part: fn(&Conditioning) -> &[f32]| -> Result<Vec<f32>> {
+            let len = parts.len() * size.batch * part(conditional).len();
+            let mut rows = buffer::reserve(len, PROMPTS)?;
+            for prompt in &parts {
+                (0..size.batch).for_each(|_| rows.extend_from_slice(part(prompt)));
+            }
+            Ok(rows)
         };
         let factor = pipeline.vae_scale_factor();
         let (height, width) = ((size.height * factor) as f32, (size.width * factor) as f32);
         let rows = Rows {
             parts: parts.len(),
-            context: repeated(|prompt| &prompt.context),
+            context: repeated(|prompt| &prompt.context)?,
             max_tokens: pipeline.text.max_tokens(),
             context_dim: pipeline.text.context_dim(),
-            pooled: repeated(|prompt| &prompt.pooled),
+            pooled: repeated(|prompt| &prompt.pooled)?,
             time_ids: [height, width, 0.0, 0.0, height, width],
         };
         let most = usize::from(needs.unconditional) + 1 + usize::from(needs.perturbed);
@@ -156,9 +163,9 @@ impl<'a, B: Backend> Denoiser<'a, B> {
             answered: 0,
             rows_ahead: ROWS_AHEAD,
             conditions: None,
-            nhwc: vec![0.0; size.len()],
-            output: vec![0.0; most * size.len()],
-            predictions: vec![0.0; most * size.len()],
+            nhwc: buffer::zeros(size.len(), LATENTS)?,
+            output: buffer::zeros(most * size.len(), "predictions")?,
+            predictions: buffer::zeros(most * size.len(), "predictions")?,
         })
     }
 

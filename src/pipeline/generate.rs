@@ -8,11 +8,12 @@ use super::denoiser::{self, Denoiser};
 use super::inpaint;
 use super::layout::{LatentSize, to_channels_last};
 use super::request::{Observer, Output, Picture, Request, Stage, TokenCount};
-use super::start::Start;
+use super::start::{LATENTS, Start};
 use super::text::{Conditioning, download};
 use crate::backend::{Backend, Shape};
 use crate::sampling::guidance::{Guidance, Needs};
 use crate::sampling::{Plan, Run};
+use crate::util::buffer;
 use crate::util::error::{Result, bail};
 use crate::util::limits;
 
@@ -43,10 +44,10 @@ impl<B: Backend> Pipeline<B> {
 
         let (mut prompt_tokens, mut negative_tokens) = (TokenCount::default(), TokenCount::default());
         let start = Instant::now();
-        let mut latents = Vec::new();
+        let latents;
         let (mut text_time, mut denoise_time) = Default::default();
         match &plan {
-            None => latents.extend_from_slice(request.latents.as_deref().unwrap_or_default()),
+            None => latents = buffer::copy(request.latents.as_deref().unwrap_or_default(), LATENTS)?,
             Some(plan) => {
                 observer.progress(Stage::Text, 0, steps)?;
                 let guidance = guidance(request, plan, size)?;
@@ -92,11 +93,12 @@ impl<B: Backend> Pipeline<B> {
                 images.push(rgb);
             }
         }
+        let copied = |image| buffer::copy(image, LATENTS);
         Ok(Output {
             width: (size.width * self.vae_scale_factor()) as u32,
             height: (size.height * self.vae_scale_factor()) as u32,
             images,
-            latents: latents.chunks_exact(size.image()).map(<[f32]>::to_vec).collect(),
+            latents: latents.chunks_exact(size.image()).map(copied).collect::<Result<_>>()?,
             sampler: plan.as_ref().map_or(self.info.default_sampler, |plan| plan.sampler()),
             steps,
             prompt: prompt_tokens,
@@ -189,7 +191,7 @@ impl<B: Backend> Pipeline<B> {
             bail!(Internal, "no prompt was encoded");
         };
         let unconditional = match needs.unconditional {
-            true if zeros => Some(Conditioning::zeros_like(&conditional)),
+            true if zeros => Some(Conditioning::zeros_like(&conditional)?),
             _ => encoded.next(),
         };
         Ok((conditional, unconditional))
@@ -230,7 +232,7 @@ impl<B: Backend> Pipeline<B> {
 
     /// One image's latents `[c, h, w]` to RGB in `[0, 1]`.
     fn decode(&self, backend: &B, size: LatentSize, latents: &[f32]) -> Result<Vec<f32>> {
-        let mut nhwc = vec![0.0; size.image()];
+        let mut nhwc = buffer::zeros(size.image(), LATENTS)?;
         to_channels_last(latents, &mut nhwc, size.channels, size.pixels());
         let latents = backend.upload(Shape::image(1, size.height, size.width, size.channels), &nhwc)?;
         let decoded = self.vae.decode(backend, &latents)?;

@@ -4,6 +4,8 @@ use super::layout::LatentSize;
 use super::request::Picture;
 use super::start::noised;
 use crate::sampling::{NoiseLevel, Plan};
+use crate::util::buffer;
+use crate::util::error::Result;
 
 /// What a mask protects, in latents. As diffusers' `StableDiffusionInpaintPipeline` does for U-Nets of four channels.
 pub(super) struct Inpaint {
@@ -18,14 +20,15 @@ pub(super) struct Inpaint {
 impl Inpaint {
     /// A latent pixel goes with the pixel in the upper left corner of those it stands for (torch's `interpolate`,
     /// nearest).
-    pub(super) fn new(mask: &Picture, size: LatentSize, original: Vec<f32>, noise: Vec<f32>) -> Self {
+    pub(super) fn new(mask: &Picture, size: LatentSize, original: Vec<f32>, noise: Vec<f32>) -> Result<Self> {
         let (width, height) = (mask.width as usize, mask.height as usize);
         let corner = |i: usize| {
             let (y, x) = (i / size.width * height / size.height, i % size.width * width / size.width);
             y * width + x
         };
-        let painted = (0..size.pixels()).map(|i| is_painted(mask, corner(i))).collect();
-        Self { size, painted, original, noise }
+        let mut painted = buffer::reserve(size.pixels(), "a mask")?;
+        painted.extend((0..size.pixels()).map(|i| is_painted(mask, corner(i))));
+        Ok(Self { size, painted, original, noise })
     }
 
     /// Puts back what is protected after `steps` steps of `plan`, noised to where the latents are.

@@ -27,6 +27,7 @@ use crate::models::config::SampleSize;
 use crate::models::unet_2d_condition::{UNet2DConditionConfig, UNet2DConditionModel};
 use crate::sampling::{Sampler, SchedulerConfig};
 use crate::util::error::{Result, bail};
+use crate::util::limits;
 use crate::util::log::Log;
 use crate::weights::json::read_json;
 use crate::weights::{Checkpoint, Scope, Spread};
@@ -118,12 +119,21 @@ impl<B: Backend> Pipeline<B> {
         }
         let vae_scale_factor = vae_config.scale_factor();
         let (height, width) = unet_config.sample_size.unwrap_or(DEFAULT_SAMPLE_SIZE).sides();
+        let pixels = |side: u32| match side.checked_mul(vae_scale_factor as u32) {
+            Some(pixels) if (1..=limits::IMAGE_SIDE).contains(&pixels) => Ok(pixels),
+            _ => bail!(
+                Format,
+                "{}: sample_size = {side} makes no images of 1 to {} pixels a side",
+                unet_dir.join("config.json").display(),
+                limits::IMAGE_SIDE
+            ),
+        };
         let info = Info {
             pipeline_class: index.class.clone(),
             prediction_type: scheduler.prediction_type.name(),
             default_sampler: scheduler.sampler,
-            width: width * vae_scale_factor as u32,
-            height: height * vae_scale_factor as u32,
+            width: pixels(width)?,
+            height: pixels(height)?,
             size_multiple: vae_scale_factor as u32,
             latent_channels: vae_config.latent_channels as u32,
             max_tokens: text.max_tokens().saturating_sub(2) as u32,

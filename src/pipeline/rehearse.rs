@@ -2,7 +2,9 @@
 
 use super::Pipeline;
 use super::request::{Observer, Request, Stage};
+use super::start::LATENTS;
 use crate::backend::{Backend, Shape};
+use crate::util::buffer;
 use crate::util::error::{Result, Status, bail};
 
 /// Enough for the device to come into its stride: the first step allocates, the second is recorded, and a recording that
@@ -36,7 +38,7 @@ impl<B: Backend> Pipeline<B> {
             Err(error) if error.status() != Status::Cancelled => return Err(error),
             _ => {}
         }
-        let latents = vec![0.0; size.image()];
+        let latents = buffer::zeros(size.image(), LATENTS)?;
         for _ in 0..size.batch.min(DECODED) {
             let shape = Shape::image(1, size.height, size.width, size.channels);
             let latents = backend.upload(shape, &latents)?;

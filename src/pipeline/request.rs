@@ -118,11 +118,6 @@ impl Request {
         };
         let sigmas = given("sigmas", &self.sigmas, 2)?;
         let timesteps = given("timesteps", &self.timesteps, 1)?;
-        let steps = match (&sigmas, &timesteps) {
-            (Some(sigmas), _) => sigmas.len() - 1,
-            (None, Some(timesteps)) => timesteps.len(),
-            (None, None) => self.steps as usize,
-        };
         Ok(Options {
             sampler: self.sampler,
             spacing: self.timestep_spacing,
@@ -140,8 +135,17 @@ impl Request {
                 ratio: self.dynamic_thresholding_ratio,
                 max: self.dynamic_thresholding_max,
             }),
-            ..Options::new(steps)
+            ..Options::new(self.asked_steps())
         })
+    }
+
+    /// The steps of the whole way: a list of noise levels or timesteps brings its own.
+    pub(crate) fn asked_steps(&self) -> usize {
+        match (&self.sigmas, &self.timesteps) {
+            (Some(sigmas), _) => sigmas.len().saturating_sub(1),
+            (None, Some(timesteps)) => timesteps.len(),
+            (None, None) => self.steps as usize,
+        }
     }
 }
 

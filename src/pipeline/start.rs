@@ -7,7 +7,11 @@ use super::request::{Picture, Profile, Request};
 use super::text::download;
 use crate::backend::{Backend, Shape};
 use crate::sampling::{NoiseLevel, NoiseSource, NoiseStream, Plan};
+use crate::util::buffer;
 use crate::util::error::{Result, bail};
+
+/// What memory is missing for, in errors.
+pub(super) const LATENTS: &str = "latents";
 
 /// What a run starts from.
 pub(super) struct Start {
@@ -32,14 +36,14 @@ impl<B: Backend> Pipeline<B> {
     ) -> Result<Start> {
         let mut streams = Streams::new(request, size);
         let Some(picture) = &request.image else {
-            let mut latents = streams.first_noise();
+            let mut latents = streams.first_noise()?;
             let scale = plan.init_noise_sigma();
             latents.iter_mut().for_each(|x| *x *= scale);
-            return Ok(Start { latents, noise: streams.into_source(plan), inpaint: None });
+            return Ok(Start { latents, noise: streams.into_source(plan)?, inpaint: None });
         };
         let original = self.encode(backend, picture, size, &mut streams)?;
-        let noise = streams.first_noise();
-        let mut latents = noise.clone();
+        let noise = streams.first_noise()?;
+        let mut latents = buffer::copy(&noise, LATENTS)?;
         if request.mask.is_some() && request.strength == 1.0 {
             // Nothing of the picture remains below the mask; diffusers' `is_strength_max`.
             let scale = plan.init_noise_sigma();
@@ -48,14 +52,15 @@ impl<B: Backend> Pipeline<B> {
             let level = plan.level(0);
             latents.iter_mut().zip(&original).for_each(|(x, original)| *x = noised(level, *original, *x));
         }
-        let inpaint = request.mask.as_ref().map(|mask| {
+        let mut inpaint = None;
+        if let Some(mask) = &request.mask {
             if request.profile == Profile::Diffusers {
                 // diffusers encodes the masked picture, too, which models of more channels take.
-                streams.draw();
+                streams.draw()?;
             }
-            Inpaint::new(mask, size, original, noise)
-        });
-        Ok(Start { latents, noise: streams.into_source(plan), inpaint })
+            inpaint = Some(Inpaint::new(mask, size, original, noise)?);
+        }
+        Ok(Start { latents, noise: streams.into_source(plan)?, inpaint })
     }
 
     /// The latents of a picture as the U-Net sees them, one for each image of the batch.
@@ -69,20 +74,21 @@ impl<B: Backend> Pipeline<B> {
         size: LatentSize,
         streams: &mut Streams<'_>,
     ) -> Result<Vec<f32>> {
-        let pixels: Vec<f32> = picture.rgb.iter().map(|x| 2.0 * x - 1.0).collect();
+        let mut pixels = buffer::copy(&picture.rgb, "image")?;
+        pixels.iter_mut().for_each(|x| *x = 2.0 * *x - 1.0);
         let shape = Shape::image(1, picture.height as usize, picture.width as usize, 3);
         let moments = self.vae.encode(backend, &backend.upload(shape, &pixels)?)?;
         let moments = download(backend, &moments)?;
         if moments.len() != 2 * size.image() {
             bail!(Internal, "the encoder gives {} values for latents of {}", moments.len(), size.image());
         }
-        let mut planes = vec![0.0; moments.len()];
+        let mut planes = buffer::zeros(moments.len(), LATENTS)?;
         to_channels_first(&moments, &mut planes, 2 * size.channels, size.pixels());
         let (means, log_variances) = planes.split_at(size.image());
 
         let mut latents = match streams.request.profile {
-            Profile::Diffusers => streams.draw(),
-            Profile::A1111 | Profile::ComfyUi => vec![0.0; size.len()],
+            Profile::Diffusers => streams.draw()?,
+            Profile::A1111 | Profile::ComfyUi => buffer::zeros(size.len(), LATENTS)?,
         };
         let channels = self.vae.config().unscale();
         for image in latents.chunks_exact_mut(size.image()) {
@@ -118,29 +124,29 @@ impl<'a> Streams<'a> {
     }
 
     /// The next draw of each image's stream: `[batch, channels, h, w]`.
-    fn draw(&mut self) -> Vec<f32> {
-        let mut values = vec![0.0; self.size.len()];
+    fn draw(&mut self) -> Result<Vec<f32>> {
+        let mut values = buffer::zeros(self.size.len(), LATENTS)?;
         for (stream, image) in self.streams.iter_mut().zip(values.chunks_exact_mut(self.size.image())) {
             stream.normal(image);
         }
-        values
+        Ok(values)
     }
 
     /// Noise of unit variance: the request's own, or drawn; a variation of it if one is asked for.
     ///
     /// ComfyUI draws the noise of a batch at once from one stream: there, an image depends on its place in its batch.
-    pub(super) fn first_noise(&mut self) -> Vec<f32> {
+    pub(super) fn first_noise(&mut self) -> Result<Vec<f32>> {
         let Request { variation_seed, variation_strength, .. } = *self.request;
         let mut noise = match (&self.request.latents, self.request.profile) {
-            (Some(latents), _) => latents.clone(),
-            (None, Profile::ComfyUi) => self.whole_batch(self.request.seed),
-            (None, _) => self.draw(),
+            (Some(latents), _) => buffer::copy(latents, LATENTS)?,
+            (None, Profile::ComfyUi) => self.whole_batch(self.request.seed)?,
+            (None, _) => self.draw()?,
         };
         if variation_strength > 0.0 {
             let other = match self.request.profile {
-                Profile::ComfyUi => self.whole_batch(variation_seed),
+                Profile::ComfyUi => self.whole_batch(variation_seed)?,
                 _ => {
-                    let mut values = vec![0.0; self.size.len()];
+                    let mut values = buffer::zeros(self.size.len(), LATENTS)?;
                     for (i, image) in values.chunks_exact_mut(self.size.image()).enumerate() {
                         let seed = variation_seed.wrapping_add(i as u64);
                         NoiseStream::new(self.request.noise(), seed).normal(image);
@@ -153,19 +159,19 @@ impl<'a> Streams<'a> {
                 slerp(variation_strength, low, high, self.size);
             }
         }
-        noise
+        Ok(noise)
     }
 
-    fn whole_batch(&self, seed: u64) -> Vec<f32> {
-        let mut values = vec![0.0; self.size.len()];
+    fn whole_batch(&self, seed: u64) -> Result<Vec<f32>> {
+        let mut values = buffer::zeros(self.size.len(), LATENTS)?;
         NoiseStream::new(self.request.noise(), seed).normal(&mut values);
-        values
+        Ok(values)
     }
 
     /// Where the sampler's noise comes from. Each image's stream goes on, unless eta_noise_seed_delta asks for others.
     /// ComfyUI's samplers begin a stream of their own, on the CPU at the next seed so that it is not the first noise
     /// again; images after the first, which there share it, have seeds of their own here.
-    pub(super) fn into_source(self, plan: &Plan) -> Box<dyn NoiseSource + Send> {
+    pub(super) fn into_source(self, plan: &Plan) -> Result<Box<dyn NoiseSource + Send>> {
         let comfyui = self.request.profile == Profile::ComfyUi;
         let delta = self.request.eta_noise_seed_delta;
         let seeds: Vec<u64> = (0..self.size.batch as u64)
@@ -180,7 +186,7 @@ impl<'a> Streams<'a> {
             true => seeds.iter().map(|seed| NoiseStream::new(noise, *seed)).collect(),
             false => self.streams,
         };
-        plan.noise_source(streams, &seeds)
+        plan.noise_source(streams, &seeds, self.size.len())
     }
 }
 

@@ -320,6 +320,8 @@ fn components_that_contradict_each_other_do_not_load() {
             r#""addition_embed_type": null"#,
             "unet",
         ),
+        ("unet/config.json", r#""sample_size": 8"#, r#""sample_size": 536870920"#, "sample_size = 536870920"),
+        ("unet/config.json", r#""sample_size": 8"#, r#""sample_size": 0"#, "sample_size = 0"),
         ("text_encoder_2/config.json", r#""vocab_size": 4096"#, r#""vocab_size": 4000"#, "token_embedding"),
     ];
     for (file, from, to, culprit) in cases {

@@ -107,7 +107,7 @@ fn variations_and_batches_start_from_the_noise_of_other_programs() {
             variation_strength: case["variation_strength"].as_f64().unwrap(),
             ..Request::default()
         };
-        let noise = Streams::new(&request, size(request.batch_size as usize)).first_noise();
+        let noise = Streams::new(&request, size(request.batch_size as usize)).first_noise().unwrap();
         let error = relative_l2(&noise, &expected);
         assert!(error <= 1e-6, "{name}: relative L2 {error:.2e}");
     }
@@ -144,9 +144,9 @@ fn fresh_noise(request: &Request) -> Vec<Vec<f32>> {
     let config: SchedulerConfig = small_model(&cpu(1)).scheduler.clone();
     let plan = Plan::new(&config, &Options::new(2)).unwrap();
     let mut streams = Streams::new(request, size);
-    streams.first_noise();
+    streams.first_noise().unwrap();
     let mut values = vec![0.0; size.len()];
-    streams.into_source(&plan).draw(1.0, 0.5, size.batch, &mut values);
+    streams.into_source(&plan).unwrap().draw(1.0, 0.5, size.batch, &mut values);
     values.chunks_exact(size.image()).map(<[f32]>::to_vec).collect()
 }
 

@@ -8,8 +8,12 @@ use super::request::TokenCount;
 use crate::backend::{Backend, Tensor};
 use crate::models::clip::{ClipTextConfig, ClipTextModel};
 use crate::tokenizer::Tokenizer;
+use crate::util::buffer;
 use crate::util::error::{Result, bail};
 use crate::weights::json::read_json;
+
+/// What memory is missing for, in errors.
+pub(super) const PROMPTS: &str = "encoded prompts";
 
 /// A tokenizer and the CLIP model that reads its tokens.
 struct Encoder<B: Backend> {
@@ -35,12 +39,12 @@ pub(super) struct Conditioning {
 
 impl Conditioning {
     /// The zeros that some SDXL models were trained to take for "no prompt".
-    pub(super) fn zeros_like(other: &Self) -> Self {
-        Self {
-            context: vec![0.0; other.context.len()],
-            pooled: vec![0.0; other.pooled.len()],
+    pub(super) fn zeros_like(other: &Self) -> Result<Self> {
+        Ok(Self {
+            context: buffer::zeros(other.context.len(), PROMPTS)?,
+            pooled: buffer::zeros(other.pooled.len(), PROMPTS)?,
             tokens: TokenCount::default(),
-        }
+        })
     }
 }
 
@@ -131,32 +135,33 @@ impl<B: Backend> TextEncoders<B> {
                 pooled = download(backend, &output.pooled)?;
             }
         }
-        let contexts = interleave(&hidden, prompts.len() * max_tokens);
+        let contexts = interleave(&hidden, prompts.len() * max_tokens)?;
         let part = |values: &[f32], i: usize| {
             let len = values.len() / prompts.len();
-            values[i * len..(i + 1) * len].to_vec()
+            buffer::copy(&values[i * len..(i + 1) * len], PROMPTS)
         };
-        let prompt =
-            |(i, tokens)| Conditioning { context: part(&contexts, i), pooled: part(&pooled, i), tokens };
-        Ok(counts.into_iter().enumerate().map(prompt).collect())
+        let prompt = |(i, tokens)| -> Result<Conditioning> {
+            Ok(Conditioning { context: part(&contexts, i)?, pooled: part(&pooled, i)?, tokens })
+        };
+        counts.into_iter().enumerate().map(prompt).collect()
     }
 }
 
 /// Copies a tensor to the host.
 pub(super) fn download<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f32>> {
-    let mut values = vec![0.0; x.shape().len()];
+    let mut values = buffer::zeros(x.shape().len(), "a result")?;
     backend.download(x, &mut values)?;
     Ok(values)
 }
 
 /// Puts `[rows, a]`, `[rows, b]`, … side by side: `[rows, a + b + …]`.
-fn interleave(parts: &[Vec<f32>], rows: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+fn interleave(parts: &[Vec<f32>], rows: usize) -> Result<Vec<f32>> {
+    let mut out = buffer::reserve(parts.iter().map(Vec::len).sum(), PROMPTS)?;
     for row in 0..rows {
         for part in parts {
             let width = part.len() / rows;
             out.extend_from_slice(&part[row * width..(row + 1) * width]);
         }
     }
-    out
+    Ok(out)
 }

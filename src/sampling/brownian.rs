@@ -6,6 +6,8 @@
 
 use super::noise::{NoiseSource, PHILOX_BLOCK, philox_4x32_10};
 use super::normal::box_muller_pairs;
+use crate::util::buffer;
+use crate::util::error::Result;
 
 /// The path is known at multiples of 2^-14 of its way, eight of which make the shortest of a thousand Karras steps; what
 /// lies between is moved to the nearest.
@@ -34,16 +36,19 @@ pub(super) struct BrownianPaths {
     known: [Known; 2],
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     time: Option<u32>,
     values: Vec<f32>,
 }
 
 impl BrownianPaths {
-    /// The paths of a batch, one for each image's seed.
-    pub(super) fn new(seeds: &[u64]) -> Self {
-        Self { seeds: seeds.to_vec(), known: Default::default() }
+    /// The paths of a batch of `len` values, one for each image's seed.
+    pub(super) fn new(seeds: &[u64], len: usize) -> Result<Self> {
+        let known = || -> Result<Known> {
+            Ok(Known { time: None, values: buffer::reserve(len, "a sampler's noise")? })
+        };
+        Ok(Self { seeds: buffer::copy(seeds, "a sampler's seeds")?, known: [known()?, known()?] })
     }
 
     /// Makes W at `time` the second of those known, and what was the second the first.
@@ -142,6 +147,10 @@ mod tests {
 
     const LEN: usize = 4 * 64 * 64;
 
+    fn new(seeds: &[u64]) -> BrownianPaths {
+        BrownianPaths::new(seeds, seeds.len() * LEN).unwrap()
+    }
+
     fn draw(paths: &mut BrownianPaths, from: f64, to: f64, images: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; images * LEN];
         paths.draw(from, to, images, &mut out);
@@ -165,7 +174,7 @@ mod tests {
             let [from, to] = ends(from, to);
             f64::from(from.abs_diff(to)).sqrt()
         };
-        let mut paths = BrownianPaths::new(&[7]);
+        let mut paths = new(&[7]);
         let (from, to) = (RATIOS[1], RATIOS[7]);
         let whole = draw(&mut paths, from, to, 1);
         let mut sum = vec![0.0; LEN];
@@ -182,7 +191,7 @@ mod tests {
 
     #[test]
     fn steps_are_independent_and_standard_normal() {
-        let mut paths = BrownianPaths::new(&[1]);
+        let mut paths = new(&[1]);
         // The bounds are four deviations of such means and more.
         let mut steps: Vec<Vec<f32>> =
             RATIOS.windows(2).map(|pair| draw(&mut paths, pair[0], pair[1], 1)).collect();
@@ -198,7 +207,7 @@ mod tests {
         let mut stream = vec![0.0; LEN];
         NoiseStream::new(Noise::Philox, 1).normal(&mut stream);
         steps.push(stream);
-        steps.push(draw(&mut BrownianPaths::new(&[2]), RATIOS[2], RATIOS[3], 1));
+        steps.push(draw(&mut new(&[2]), RATIOS[2], RATIOS[3], 1));
         for (i, a) in steps.iter().enumerate() {
             for b in &steps[..i] {
                 assert!(correlation(a, b).abs() < 0.04, "{i}");
@@ -210,8 +219,8 @@ mod tests {
 
     #[test]
     fn an_image_is_the_same_in_any_batch_and_order() {
-        let mut batch = BrownianPaths::new(&[5, 6, 5]);
-        let mut alone = BrownianPaths::new(&[6]);
+        let mut batch = new(&[5, 6, 5]);
+        let mut alone = new(&[6]);
         let forward: Vec<Vec<f32>> =
             RATIOS.windows(2).map(|pair| draw(&mut batch, pair[0], pair[1], 3)).collect();
         for (pair, three) in RATIOS.windows(2).zip(&forward).rev() {
@@ -231,7 +240,7 @@ mod tests {
 
     #[test]
     fn steps_too_short_to_tell_apart_have_noise_too() {
-        let mut paths = BrownianPaths::new(&[3]);
+        let mut paths = new(&[3]);
         for (from, to) in [(1.0, 1.0 - 1e-9), (1e-9, 0.0), (f64::INFINITY, 1e12), (0.0, 0.0)] {
             let noise = draw(&mut paths, from, to, 1);
             assert!((correlation(&noise, &noise) - 1.0).abs() < 0.05, "{from} {to}");
@@ -261,7 +270,7 @@ mod tests {
             let scale = plan.init_noise_sigma();
             latents.iter_mut().for_each(|x| *x *= scale);
             let noise: Box<dyn NoiseSource + Send> =
-                if streams { Box::new(first) } else { plan.noise_source(first, &[4]) };
+                if streams { Box::new(first) } else { plan.noise_source(first, &[4], 256).unwrap() };
             let mut run = Run::new(plan, latents, 1, noise).unwrap();
             let mut asked = Vec::new();
             let mut denoise = perfect(&config, &mut asked);

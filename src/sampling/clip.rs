@@ -1,6 +1,7 @@
 //! Keeping the predicted x₀ in the range that a model was trained on.
 
-use crate::util::error::{Result, bail, error};
+use crate::util::buffer;
+use crate::util::error::{Result, bail};
 
 /// How a predicted x₀ is clipped.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,13 +40,8 @@ pub(super) struct Scratch(Vec<f32>);
 impl Scratch {
     /// For images of `len` values.
     pub(super) fn new(clip: Clip, len: usize) -> Result<Self> {
-        let mut scratch = Vec::new();
-        if let Clip::Dynamic { .. } = clip {
-            scratch
-                .try_reserve_exact(len)
-                .map_err(|_| error!(OutOfMemory, "no memory for {len} values of a sampler"))?;
-        }
-        Ok(Self(scratch))
+        let len = if let Clip::Dynamic { .. } = clip { len } else { 0 };
+        Ok(Self(buffer::reserve(len, "a sampler")?))
     }
 
     /// Clips one image.

@@ -13,10 +13,12 @@ use super::{Noise, cephes};
 #[derive(Debug, Clone)]
 pub struct NoiseStream(Generator);
 
+// Not boxed: the streams of a batch are then one allocation, whose failure is an error.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 enum Generator {
     Philox(Philox),
-    Mt19937(Box<Mt19937>),
+    Mt19937(Mt19937),
 }
 
 impl NoiseStream {
@@ -24,7 +26,7 @@ impl NoiseStream {
     pub fn new(noise: Noise, seed: u64) -> Self {
         Self(match noise {
             Noise::Philox => Generator::Philox(Philox { seed, calls: 0 }),
-            Noise::Mt19937 => Generator::Mt19937(Box::new(Mt19937::new(seed))),
+            Noise::Mt19937 => Generator::Mt19937(Mt19937::new(seed)),
         })
     }
 
@@ -57,7 +59,7 @@ impl NoiseSource for Vec<NoiseStream> {
 
 /// Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), counted as torch's CUDA
 /// `randn` does: value i of call n has the counter [n, 0, i, 0], the seed is the key. This is torch's order as long
-/// as a draw has no more values than the GPU runs threads (over 100 000 on any current one).
+/// as a draw has no more values than the GPU can run threads at once: its multiprocessors times the threads of each.
 #[derive(Debug, Clone)]
 struct Philox {
     seed: u64,

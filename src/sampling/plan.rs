@@ -207,13 +207,22 @@ impl Plan {
     /// Where the sampler's fresh noise comes from: each image's goes on from the stream that drew its first noise, or
     /// follows a Brownian path of its own, one for each of `seeds`, with the samplers of DPM-Solver++'s SDE (but for
     /// `dpmpp_2m_sde` and `dpmpp_2m_sde_heun` in the `diffusers` profile, as diffusers' class draws from the stream).
-    pub fn noise_source(&self, streams: Vec<NoiseStream>, seeds: &[u64]) -> Box<dyn NoiseSource + Send> {
+    /// `len` values are drawn at a time, for the whole batch.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn noise_source(
+        &self,
+        streams: Vec<NoiseStream>,
+        seeds: &[u64],
+        len: usize,
+    ) -> Result<Box<dyn NoiseSource + Send>> {
         let brownian = match self.sampler {
             Sampler::Dpmpp2mSde | Sampler::Dpmpp2mSdeHeun => self.profile != Profile::Diffusers,
             Sampler::DpmppSde | Sampler::Dpmpp3mSde => true,
             _ => false,
         };
-        if brownian { Box::new(BrownianPaths::new(seeds)) } else { Box::new(streams) }
+        Ok(if brownian { Box::new(BrownianPaths::new(seeds, len)?) } else { Box::new(streams) })
     }
 
     pub(super) fn program(&self) -> &Program {

@@ -7,6 +7,7 @@ use super::noise::NoiseSource;
 use super::parameterization::{Conversion, NoiseLevel};
 use super::program::{Evaluate, Op, Value};
 use super::{Plan, clip};
+use crate::util::buffer;
 use crate::util::error::{Result, bail, error};
 
 /// What a sampler wants to know next: the model's prediction for `input`.
@@ -68,14 +69,7 @@ impl Run {
             bail!(InvalidArgument, "{len} latents do not divide into {images} images");
         }
         let program = plan.program();
-        let zeros = |len: usize| -> Result<Vec<f32>> {
-            let mut zeros = Vec::new();
-            zeros
-                .try_reserve_exact(len)
-                .map_err(|_| error!(OutOfMemory, "no memory for {len} values of a sampler"))?;
-            zeros.resize(len, 0.0);
-            Ok(zeros)
-        };
+        let zeros = |len| buffer::zeros(len, "a sampler");
         let mut places = vec![latents];
         for _ in 1..program.place_count() {
             places.push(zeros(len)?);

@@ -267,6 +267,10 @@ impl Json {
         if content.is_empty() {
             bail!(Format, "{}: a special token is empty", self.path.display());
         }
+        // A token before it may have taken the white space already, and the tokenizers crate would panic.
+        if content.trim().is_empty() && flag("lstrip") == Some(true) {
+            bail!(Unsupported, "{}: lstrip of the token {content:?}, all white space", self.path.display());
+        }
         Ok(AddedToken::from(content, special)
             .normalized(flag("normalized").unwrap_or(!special))
             .lstrip(flag("lstrip").unwrap_or(false))

@@ -227,6 +227,11 @@ fn impossible_settings_are_named() {
     fails(&with(r#"{"pad_token": "?"}"#), Format, &["pad_token", "?"]);
     fails(&with(r#"{"pad_token": 7}"#), Format, &["tokenizer_config.json", "pad_token"]);
     fails(&with(r#"{"bos_token": ""}"#), Format, &["tokenizer_config.json", "bos_token"]);
+    fails(
+        &with(r#"{"added_tokens_decoder": {"7": {"content": " ", "lstrip": true}}}"#),
+        Unsupported,
+        &["tokenizer_config.json", "lstrip"],
+    );
     fails(&with("{"), Format, &["tokenizer_config.json", "JSON"]);
     // Unlimited, the way transformers writes it.
     let folder = with(r#"{"model_max_length": 1000000000000000019884624838656}"#);

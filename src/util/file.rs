@@ -1,6 +1,6 @@
 //! Reading small files whole.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::error::{Error, Result, bail, error};
 ///
 /// Errors name the file: `NotFound`, `Io`, or `Format` when it is longer than `limit` or not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
-    let file = File::open(path).map_err(|e| io_error(path, &e))?;
+    let file = open(path)?;
     let mut bytes = Vec::new();
     // One byte more than allowed, so that a file that grows while it is read is caught as well.
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| io_error(path, &e))?;
@@ -21,6 +21,17 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
         Ok(text) => Ok(text),
         Err(_) => bail!(Format, "{}: not UTF-8 text", path.display()),
     }
+}
+
+/// Opens a regular file to read it. Of other kinds a pipe would make the caller wait for a writer.
+///
+/// Errors name the file: `NotFound`, or `Io`.
+pub fn open(path: &Path) -> Result<File> {
+    let metadata = fs::metadata(path).map_err(|e| io_error(path, &e))?;
+    if !metadata.is_file() {
+        bail!(Io, "{}: not a file", path.display());
+    }
+    File::open(path).map_err(|e| io_error(path, &e))
 }
 
 /// The error for a file that the operating system would not give us: `NotFound` or `Io`, naming it.
@@ -46,14 +57,19 @@ mod tests {
             assert!(error.message().contains("libdiffusion-file-"), "{error}");
         };
         fails(9, Status::NotFound);
-        std::fs::write(&path, "123456789").unwrap();
+        fs::write(&path, "123456789").unwrap();
         assert_eq!(read_text(&path, 9).unwrap(), "123456789");
         fails(8, Status::Format);
-        std::fs::write(&path, [b'a', 0xFF]).unwrap();
+        fs::write(&path, [b'a', 0xFF]).unwrap();
         fails(9, Status::Format);
-        std::fs::remove_file(&path).unwrap();
-        std::fs::create_dir(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
         fails(9, Status::Io);
-        std::fs::remove_dir(&path).unwrap();
+        fs::remove_dir(&path).unwrap();
+        let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a string that ends with 0.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        fails(9, Status::Io);
+        fs::remove_file(&path).unwrap();
     }
 }

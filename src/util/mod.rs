@@ -1,5 +1,6 @@
-//! What every layer may use: errors, limits, cancellation, logging.
+//! What every layer may use: errors, limits, memory, cancellation, logging.
 
+pub mod buffer;
 pub mod cancel;
 pub mod error;
 pub mod file;

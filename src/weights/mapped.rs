@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,7 +12,7 @@ use serde::Deserializer as _;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::util::error::{Result, bail, error};
-use crate::util::file::io_error;
+use crate::util::file::{io_error, open};
 use crate::util::limits;
 
 /// Bytes of the number that starts the file: the header's length.
@@ -36,11 +35,8 @@ impl MappedFile {
     /// the file, no name comes twice.
     pub(super) fn open(path: &Path) -> Result<(Self, Metadata)> {
         let name = path.display();
-        let file = File::open(path).map_err(|e| io_error(path, &e))?;
+        let file = open(path)?;
         let metadata = file.metadata().map_err(|e| io_error(path, &e))?;
-        if !metadata.is_file() {
-            bail!(NotFound, "{name}: not a file");
-        }
         if metadata.len() < PREFIX as u64 {
             bail!(Format, "{name}: {} bytes are too few for a safetensors file", metadata.len());
         }

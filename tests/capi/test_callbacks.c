@@ -117,5 +117,49 @@ static void each_engine_logs_to_its_own_callback(void) {
     CHECK(info.lines == lines);
 }
 
+typedef struct last_free {
+    diffusion_job *job;
+    log_seen log;
+    int submitted, freed; /* set by the thread that submits, and by the callback */
+    int lines;            /* when the last object was freed */
+} last_free;
+
+static int32_t free_the_last(const diffusion_progress *progress, void *user_data) {
+    last_free *last = user_data;
+    (void)progress;
+    while (!__atomic_load_n(&last->submitted, __ATOMIC_ACQUIRE)) sleep_ms(1);
+    diffusion_job_free(last->job);
+    last->lines = last->log.lines;
+    __atomic_store_n(&last->freed, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* The session's thread lives on for a moment, but its host may have freed what the log writes to. */
+static void a_callback_that_frees_the_last_object_hears_no_more(void) {
+    static last_free last; /* the thread may outlive this function */
+    diffusion_engine_desc desc = DIFFUSION_ENGINE_DESC_INIT;
+    diffusion_engine *engine = NULL;
+    diffusion_model *model = NULL;
+    last.log.level = desc.log_level = DIFFUSION_LOG_DEBUG;
+    desc.device = DIFFUSION_DEVICE_CPU;
+    desc.threads = 1;
+    desc.log = see_log;
+    desc.log_user_data = &last.log;
+    CHECK_STATUS(diffusion_engine_new(&desc, &engine, NULL), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_model_load(engine, model_path(), NULL, &model, NULL), DIFFUSION_OK);
+    diffusion_session *session = new_session(model);
+    diffusion_request *r = new_request_for(model, 4, 0);
+    CHECK_STATUS(diffusion_request_set_progress_callback(r, free_the_last, &last), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_submit(session, r, &last.job, NULL), DIFFUSION_OK);
+    diffusion_request_free(r);
+    diffusion_session_free(session);
+    diffusion_model_free(model);
+    diffusion_engine_free(engine);
+    __atomic_store_n(&last.submitted, 1, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&last.freed, __ATOMIC_ACQUIRE)) sleep_ms(1);
+    sleep_ms(100);
+    CHECK(last.log.lines == last.lines);
+}
+
 TOPIC(callbacks, TEST(progress_is_told_step_by_step), TEST(a_callback_may_cancel), TEST(after_free_no_callback_runs),
-      TEST(each_engine_logs_to_its_own_callback));
+      TEST(each_engine_logs_to_its_own_callback), TEST(a_callback_that_frees_the_last_object_hears_no_more));

@@ -1,7 +1,9 @@
 /* How much memory a request needs, before its model is loaded. */
+#define _POSIX_C_SOURCE 200809L /* setrlimit */
 #include "check.h"
 #include "support.h"
 #include <string.h>
+#include <sys/resource.h>
 
 static diffusion_engine *new_engine(uint32_t threads, uint64_t limit) {
     diffusion_engine_desc desc = DIFFUSION_ENGINE_DESC_INIT;
@@ -139,5 +141,41 @@ static void what_cannot_be_predicted(void) {
                 DIFFUSION_ERROR_INVALID_ARGUMENT, "query");
 }
 
+/* Where the system gives no more, requests fail: what lies on the host is asked for with care, too. */
+static void exhausted_memory_is_an_error(void) {
+    if (quick) /* valgrind and AddressSanitizer need address space of their own */
+        return;
+    diffusion_memory_query query = DIFFUSION_MEMORY_QUERY_INIT;
+    diffusion_memory_prediction prediction = DIFFUSION_MEMORY_PREDICTION_INIT;
+    diffusion_session *session = new_session(shared_model());
+    diffusion_request *request = new_request(1, 0);
+    diffusion_image *image = NULL;
+    struct rlimit before, less;
+    long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    REQUIRE(statm != NULL && fscanf(statm, "%ld", &pages) == 1 && getrlimit(RLIMIT_AS, &before) == 0);
+    fclose(statm);
+    less = before;
+    less.rlim_cur = (rlim_t)pages * 4096 + ((rlim_t)1 << 30);
+    query.width = query.height = 8192;
+    query.batch_size = 64; /* the latents alone take 4.3 GB */
+    set_size(request, 8192);
+    CHECK_STATUS(diffusion_request_set_int(request, DIFFUSION_OPTION_BATCH_SIZE, 64), DIFFUSION_OK);
+    REQUIRE(setrlimit(RLIMIT_AS, &less) == 0);
+    diffusion_status generated = diffusion_generate(session, request, &image, NULL);
+    diffusion_status predicted =
+        diffusion_predict_memory(shared_engine(), model_path(), NULL, &query, &prediction, NULL);
+    REQUIRE(setrlimit(RLIMIT_AS, &before) == 0);
+    CHECK_STATUS(generated, DIFFUSION_ERROR_OUT_OF_MEMORY);
+    CHECK_STATUS(predicted, DIFFUSION_ERROR_OUT_OF_MEMORY);
+    set_size(request, 64);
+    CHECK_STATUS(diffusion_request_set_int(request, DIFFUSION_OPTION_BATCH_SIZE, 1), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_generate(session, request, &image, NULL), DIFFUSION_OK);
+    diffusion_image_free(image);
+    diffusion_request_free(request);
+    diffusion_session_free(session);
+}
+
 TOPIC(memory, TEST(a_prediction_comes_true), TEST(what_does_not_fit_fails),
-      TEST(a_limit_does_not_change_the_picture), TEST(larger_requests_take_more), TEST(what_cannot_be_predicted));
+      TEST(a_limit_does_not_change_the_picture), TEST(larger_requests_take_more), TEST(what_cannot_be_predicted),
+      TEST(exhausted_memory_is_an_error));

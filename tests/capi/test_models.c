@@ -55,6 +55,7 @@ static void info_tells_what_the_configs_say(void) {
 static void missing_folder_and_files(void) {
     refused_at("no/such/folder", DIFFUSION_ERROR_NOT_FOUND, "no/such/folder");
     refused_at("", DIFFUSION_ERROR_NOT_FOUND, "");
+    refused_at("no\nsuch\rfolder", DIFFUSION_ERROR_NOT_FOUND, "no such folder"); /* messages are one line */
     static const char *const names[] = {"model_index.json", "unet/config.json", UNET, "vae/config.json", TEXT_ENCODER,
                                         "scheduler/scheduler_config.json"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {

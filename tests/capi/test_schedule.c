@@ -134,6 +134,22 @@ static void flow_and_edm_are_formulas(void) {
     diffusion_schedule_free(edm);
 }
 
+static void edm_has_a_target_where_no_signal_is_left(void) {
+    /* There v is -x0 / sigma_data. */
+    static const float x0[2] = {0.25f, -3.0f}, noise[2] = {7.0f, 8.0f};
+    const double end = 1000;
+    diffusion_schedule_desc desc = DIFFUSION_SCHEDULE_DESC_INIT;
+    diffusion_schedule *schedule = NULL;
+    float target[2];
+    desc.prediction_type = DIFFUSION_PREDICTION_FLOW;
+    desc.sigma_data = 0.5;
+    CHECK_STATUS(diffusion_schedule_new(&desc, &schedule, NULL), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_schedule_target(schedule, DIFFUSION_PREDICTION_EDM_V, x0, noise, 1, 2, &end, target, NULL),
+                 DIFFUSION_OK);
+    CHECK(close_to(target[0], -0.5, 1e-6) && close_to(target[1], 6, 1e-6));
+    diffusion_schedule_free(schedule);
+}
+
 static const float X0[4] = {0.5f, -1.0f, 0.25f, 2.0f}, NOISE[4] = {1.5f, 0.5f, -0.75f, -2.0f};
 static const double T[2] = {100, 900};
 
@@ -389,7 +405,8 @@ static void any_number_of_threads_may_read(void) {
 }
 
 TOPIC(schedule, TEST(tables_are_those_of_diffusers), TEST(a_table_needs_room), TEST(facts_and_defaults),
-      TEST(flow_and_edm_are_formulas), TEST(the_forward_process_is_that_of_diffusers), TEST(predictions_convert_both_ways),
+      TEST(flow_and_edm_are_formulas), TEST(edm_has_a_target_where_no_signal_is_left),
+      TEST(the_forward_process_is_that_of_diffusers), TEST(predictions_convert_both_ways),
       TEST(what_a_prediction_does_not_tell_is_an_error), TEST(bad_batches_are_refused), TEST(bad_parameters_are_refused),
       TEST(configs_and_models_give_schedules), TEST(sizes_of_structures_are_looked_at),
       TEST(any_number_of_threads_may_read));

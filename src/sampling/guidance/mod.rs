@@ -11,7 +11,8 @@ pub(crate) mod tests;
 
 pub use options::{GuidanceMethod, GuidanceOptions};
 
-use crate::util::error::{Result, bail, error};
+use crate::util::buffer;
+use crate::util::error::{Result, bail};
 
 /// Which predictions one step takes besides the conditional one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,14 +73,8 @@ impl Guidance {
         if let Some(schedule) = options.guidance_schedule.as_ref().filter(|list| list.len() != steps) {
             bail!(InvalidArgument, "guidance_schedule has {} scales for {steps} steps", schedule.len());
         }
-        let mut average = Vec::new();
-        if options.method == GuidanceMethod::Apg {
-            let len = images.saturating_mul(values);
-            average
-                .try_reserve_exact(len)
-                .map_err(|_| error!(OutOfMemory, "no memory for {len} values of guidance"))?;
-            average.resize(len, 0.0);
-        }
+        let apg = options.method == GuidanceMethod::Apg;
+        let average = buffer::zeros(if apg { images.saturating_mul(values) } else { 0 }, "guidance")?;
         // Truncated, as diffusers' guiders do.
         let step = |fraction: f64| (fraction * steps as f64) as usize;
         Ok(Self {

@@ -273,7 +273,7 @@ mod tests {
         streams[0].normal(&mut latents);
         let scale = plan.init_noise_sigma();
         latents.iter_mut().for_each(|x| *x *= scale);
-        let noise = plan.noise_source(streams, &[1]);
+        let noise = plan.noise_source(streams, &[1], 64).unwrap();
         let mut run = Run::new(plan, latents, 1, noise).unwrap();
         let mut asked = Vec::new();
         let mut denoise = perfect(&config, &mut asked);
