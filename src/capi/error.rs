@@ -48,7 +48,7 @@ pub enum diffusion_status_enum {
     DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY = -10,
     /// The device failed.
     DIFFUSION_ERROR_DEVICE = -11,
-    /// The device is gone; the engine must be made anew.
+    /// The device is gone; CUDA asks that the process be started anew to use it again.
     DIFFUSION_ERROR_DEVICE_LOST = -12,
     /// The job was cancelled.
     DIFFUSION_ERROR_CANCELLED = -13,

@@ -28,7 +28,7 @@ pub enum Status {
     DeviceOutOfMemory = -10,
     /// The device failed.
     Device = -11,
-    /// The device is gone; the engine must be made anew.
+    /// The device is gone; CUDA asks that the process be started anew to use it again.
     DeviceLost = -12,
     /// The job was cancelled.
     Cancelled = -13,

@@ -365,7 +365,8 @@ static void the_device_limit_is_kept(void) {
     diffusion_engine_free(engine);
 }
 
-/* A kernel breaks the context: all on this device is lost, all on another goes on, and a new engine begins anew. */
+/* A kernel breaks the context: all on this device is lost, all on another goes on. The stand-in, which forgives, lets a
+ * new engine begin anew. */
 static void a_lost_device_is_lost_alone(void) {
     REQUIRE(reset());
     diffusion_engine_desc desc = on_device(0), other_desc = on_device(1);

@@ -16,6 +16,7 @@ enum Status : int {
     BLAS_SUCCESS = 0,
     BLAS_NOT_INITIALIZED = 1,
     BLAS_INVALID_VALUE = 7,
+    BLAS_ARCH_MISMATCH = 8,
     BLAS_EXECUTION_FAILED = 13,
     BLAS_NOT_SUPPORTED = 15,
 };
@@ -343,6 +344,7 @@ API Status cublasLtMatmul(void* handle, void* product, const float* alpha, uint6
     if ((p.product.epilogue & BIAS) && !in_device_memory(*context, p.product.bias, last_bias * bytes_of(p.d.type))) {
         return BLAS_INVALID_VALUE;
     }
+    if (is_due(values.refuse_product)) return BLAS_ARCH_MISMATCH;
     if (is_due(values.fail_launch)) return BLAS_EXECUTION_FAILED;
     const auto operation = [=, alpha = *alpha, beta = *beta] {
         if (!start_kernel(*context)) return;

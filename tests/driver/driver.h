@@ -58,6 +58,7 @@ enum Result : int { RESULTS(RESULT) };
     X(eager_copies, 0)           /* emulator::Options */                                                             \
     X(fail_allocation, 0)        /* the n-th allocation of device memory from now fails: CUDA_ERROR_OUT_OF_MEMORY */ \
     X(fail_launch, 0)            /* the n-th launch of a kernel or product from now: ..._LAUNCH_OUT_OF_RESOURCES */  \
+    X(refuse_product, 0)         /* the n-th product from now is refused: CUBLAS_STATUS_ARCH_MISMATCH */             \
     X(fault_kernel, 0)           /* the n-th kernel or product that runs from now, in a graph or not, breaks its */  \
                                  /* context: from there on all is CUDA_ERROR_ILLEGAL_ADDRESS */
 

@@ -12,7 +12,7 @@ use cudarc::driver::sys::{
 };
 
 use super::callers::CallersContext;
-use super::error::Health;
+use super::error::{Health, opened};
 use super::images::{Image, Images};
 use super::matmul::Library;
 use super::pool::Memory;
@@ -20,8 +20,9 @@ use super::{Options, Precision, library};
 use crate::util::error::{Result, bail};
 use crate::util::log::Log;
 
-/// Dynamic shared memory that a block may have without being asked for, in bytes.
-const PLAIN_SHARED: u32 = 48 << 10;
+/// Dynamic shared memory that a block may have without being asked for, in bytes: of 48 KiB in all, with as much static
+/// shared memory as no kernel has that takes both.
+const PLAIN_SHARED: u32 = 40 << 10;
 
 /// What all sessions on a GPU share.
 pub(super) struct Device {
@@ -94,10 +95,9 @@ impl Device {
         library::load(&options.search, &options.log)?;
         let index = options.index;
         let unnamed = format!("GPU {index}");
-        let health = Health::default();
         let count = match result::init().and_then(|()| result::device::get_count()) {
             Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
-            count => health.of("this machine", "CUDA", count)?,
+            count => opened("this machine", "CUDA", count)?,
         };
         let count = usize::try_from(count).unwrap_or(0);
         if count == 0 {
@@ -107,14 +107,13 @@ impl Device {
             Ok(ordinal) if index < count => ordinal,
             _ => bail!(NotFound, "CUDA device {index} does not exist, there are {count}"),
         };
-        let device = health.of(&unnamed, "opening", result::device::get(ordinal))?;
-        let name = health.of(&unnamed, "opening", result::device::get_name(device))?;
+        let device = opened(&unnamed, "opening", result::device::get(ordinal))?;
+        let name = opened(&unnamed, "opening", result::device::get_name(device))?;
         let name = format!("{name} (GPU {index})");
         // SAFETY: the device exists.
         let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
-        let attribute = |which| {
-            health.of(&name, "opening", attribute(which)).map(|value| u32::try_from(value).unwrap_or(0))
-        };
+        let attribute =
+            |which| opened(&name, "opening", attribute(which)).map(|value| u32::try_from(value).unwrap_or(0));
         let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         if major < 8 {
@@ -122,9 +121,10 @@ impl Device {
         }
         let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         // SAFETY: the device exists.
-        let total = health.of(&name, "opening", unsafe { result::device::total_mem(device) })?;
+        let total = opened(&name, "opening", unsafe { result::device::total_mem(device) })?;
         // SAFETY: the device exists. `Context` releases it.
-        let context = health.of(&name, "opening", unsafe { result::primary_ctx::retain(device) })?;
+        let context = opened(&name, "opening", unsafe { result::primary_ctx::retain(device) })?;
+        let health = Health::default();
         let context = Context { device, context };
         let _callers = CallersContext::keep();
         // SAFETY: the context was just retained.

@@ -36,10 +36,16 @@ impl Health {
         if !is_sticky(code) {
             bail!(Device, "{what}: {code:?} on {device}");
         }
-        let lost =
-            || error!(DeviceLost, "{device} is lost: {code:?} in {what} or before it; make a new engine");
+        let lost = || {
+            error!(DeviceLost, "{device} is lost: {code:?} in {what} or before it; start the process anew")
+        };
         Err(self.0.get_or_init(lost).clone())
     }
+}
+
+/// The driver's result while there is no context yet that could be lost.
+pub(super) fn opened<T>(device: &str, what: &str, result: std::result::Result<T, DriverError>) -> Result<T> {
+    result.map_err(|DriverError(code)| error!(Device, "{what}: {code:?} on {device}"))
 }
 
 /// Whether a context that has had this error has it for ever.

@@ -3,7 +3,7 @@
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 
-use super::error::Health;
+use super::error::opened;
 use super::library::{self, Search};
 use crate::util::error::{Result, bail};
 use crate::util::log::Log;
@@ -26,10 +26,9 @@ pub struct DeviceInfo {
 /// `Unsupported` without a driver or a GPU, `Device` if the driver fails.
 pub fn devices(search: &Search, log: &Log) -> Result<Vec<DeviceInfo>> {
     library::load(search, log)?;
-    let health = Health::default();
     let count = match result::init().and_then(|()| result::device::get_count()) {
         Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
-        count => health.of("this machine", "CUDA", count)?,
+        count => opened("this machine", "CUDA", count)?,
     };
     if count == 0 {
         bail!(Unsupported, "no NVIDIA GPU: the driver finds none in this machine");
@@ -52,5 +51,5 @@ pub fn devices(search: &Search, log: &Log) -> Result<Vec<DeviceInfo>> {
             ),
         })
     };
-    (0..count).map(|ordinal| health.of(&format!("GPU {ordinal}"), "listing", info(ordinal))).collect()
+    (0..count).map(|ordinal| opened(&format!("GPU {ordinal}"), "listing", info(ordinal))).collect()
 }

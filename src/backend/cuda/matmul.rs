@@ -125,14 +125,14 @@ impl Cuda {
         let mut choices = lock(&self.device.library.0);
         let handle = choices.handle;
         let fail = |e| failure(&self.device, operation, e);
-        let plan = match choices.plans.entry(product.key()) {
+        let slot = match choices.plans.entry(product.key()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let found = Plan::new(handle, entry.key(), &self.device).map_err(fail)?;
                 entry.insert(found)
             }
         };
-        let Some(plan) = plan else { return Ok(false) };
+        let Some(plan) = slot else { return Ok(false) };
         if let Some(bias) = product.bias {
             plan.descriptor.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias).map_err(fail)?;
         }
@@ -159,8 +159,25 @@ impl Cuda {
                 self.pool.stream.handle().cast(),
             )
         };
-        multiplied.map(|()| true).map_err(fail)
+        match multiplied {
+            Ok(()) => Ok(true),
+            Err(CublasError(status)) if is_refusal(status) => {
+                // What the heuristic offered is not for this GPU: a cuBLASLt that is older than it.
+                self.device.warn_once(format_args!("cuBLASLt: {status:?} on {}", self.device.name()));
+                *slot = None;
+                Ok(false)
+            }
+            Err(error) => Err(fail(error)),
+        }
     }
+}
+
+/// Whether cuBLASLt has nothing for a product, or not for this GPU.
+fn is_refusal(status: cublasStatus_t) -> bool {
+    matches!(
+        status,
+        cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED | cublasStatus_t::CUBLAS_STATUS_ARCH_MISMATCH
+    )
 }
 
 /// An error of cuBLASLt, or of the driver if that is behind it.
@@ -227,7 +244,7 @@ impl Plan {
         };
         match found {
             Ok(found) => Ok(Some(Self { descriptor, w, x, y, algorithm: found.algo })),
-            Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(None),
+            Err(CublasError(status)) if is_refusal(status) => Ok(None),
             Err(error) => Err(error),
         }
     }

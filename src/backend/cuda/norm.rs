@@ -11,13 +11,20 @@ const CHUNK: usize = 1 << 16;
 const MOMENTS: usize = 12;
 /// The most groups that the kernels have room for.
 const MAX_GROUPS: usize = 256;
-/// Packs that a thread of the second half takes: it has first to merge the moments of all chunks.
+/// The most such parts: every block of the second half reads the moments of all of them.
+const MAX_CHUNKS: usize = 256;
+/// Packs that a thread of the second half takes, at least.
 const PACKS: usize = 8;
 
 /// Parts of an image that blocks take the moments of. Chosen without regard to n: an image alone and in a batch has the
 /// same bits.
 fn chunks(x: Shape) -> usize {
-    (x.pixels() * x.c).div_ceil(CHUNK).min(x.pixels())
+    (x.pixels() * x.c).div_ceil(CHUNK).min(x.pixels()).min(MAX_CHUNKS)
+}
+
+/// Packs of 16 bytes that a thread of the second half takes: its block reads twice as much of the image as of moments.
+fn packs(chunks: usize, groups: usize) -> usize {
+    (2 * chunks * groups * MOMENTS).div_ceil(256 * 16).max(PACKS)
 }
 
 /// Bytes of all moments.
@@ -64,7 +71,7 @@ pub(super) fn group_norm(
     // SAFETY: group_norm_moments(x, partial, pixels, c, groups); the moments have room for each chunk of each image.
     unsafe { cuda.launch("norm", &cuda.typed("group_norm_moments"), grid, parameters) }?;
 
-    let grid = Grid { blocks: [items.div_ceil(256 * PACKS), n, 1], threads: 256, shared };
+    let grid = Grid { blocks: [items.div_ceil(256 * packs(chunks, groups)), n, 1], threads: 256, shared };
     let (weight, bias, with_silu) = (affine.weight.pointer(), affine.bias.pointer(), u32::from(silu));
     let parameters: Parameters<'_> = &[
         &x.pointer(),

@@ -32,13 +32,38 @@ fn every_operation_is_close_to_f64() {
     }
 }
 
+/// A cuBLASLt that is older than the GPU may refuse what its heuristic offers. Our kernels multiply in its place, and it is
+/// not asked again.
+#[test]
+fn products_that_cublaslt_refuses_are_ours() {
+    let Some(stand_in) = StandIn::take() else { return };
+    let reference = Reference::with_inputs(bound(Precision::F16).0);
+    let mut refused = 0;
+    for case in cases() {
+        let cuda = gpu(Precision::F16);
+        stand_in.set("refuse_product", 1);
+        let first = run(&cuda, case, 0..2).unwrap();
+        if stand_in.get("refuse_product") == 0 {
+            refused += 1;
+            let products = stand_in.get("matmuls");
+            assert!(run(&cuda, case, 0..2).unwrap() == first, "{case:?} again");
+            assert_eq!(stand_in.get("matmuls"), products, "{case:?}");
+            let error = relative_l2(&first, &run(&reference, case, 0..2).unwrap());
+            assert!(error < bound(Precision::F16).1, "{case:?}: relative error {error:e}");
+        }
+        stand_in.set("refuse_product", 0);
+    }
+    assert!(refused > 1);
+}
+
 /// The same bits in every run, eager or deferred, and for each image whatever is beside it.
 #[test]
 fn results_depend_neither_on_time_nor_on_the_batch() {
     let Some(device) = Gpu::take() else { return };
     for precision in [Precision::F16, Precision::F32] {
+        // One engine: making a context takes a card some tenths of a second.
+        let cuda = gpu(precision);
         for case in cases() {
-            let cuda = gpu(precision);
             let batch = run(&cuda, case, 0..3).unwrap();
             device.set("eager", 1);
             assert!(run(&cuda, case, 0..3).unwrap() == batch, "{case:?} in {precision:?} again");
