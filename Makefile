@@ -176,21 +176,21 @@ bench:
 ## install: put header, library and pkg-config file under DESTDIR PREFIX (default /usr/local)
 install: build/lib/$(FILE)
 	@echo "== installing libdiffusion $(VERSION) under $(DESTDIR)$(PREFIX)"
-	@install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
-	@install -m 644 include/diffusion.h $(DESTDIR)$(PREFIX)/include/diffusion.h
-	@install -m 755 build/lib/$(FILE) $(DESTDIR)$(LIBDIR)/$(FILE)
-	@strip --strip-unneeded $(DESTDIR)$(LIBDIR)/$(FILE)
-	@ln -sf $(FILE) $(DESTDIR)$(LIBDIR)/$(SONAME)
-	@ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libdiffusion.so
+	@install -d "$(DESTDIR)$(PREFIX)/include" "$(DESTDIR)$(LIBDIR)/pkgconfig"
+	@install -m 644 include/diffusion.h "$(DESTDIR)$(PREFIX)/include/diffusion.h"
+	@install -m 755 build/lib/$(FILE) "$(DESTDIR)$(LIBDIR)/$(FILE)"
+	@strip --strip-unneeded "$(DESTDIR)$(LIBDIR)/$(FILE)"
+	@ln -sf $(FILE) "$(DESTDIR)$(LIBDIR)/$(SONAME)"
+	@ln -sf $(SONAME) "$(DESTDIR)$(LIBDIR)/libdiffusion.so"
 	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' diffusion.pc.in \
-	    > $(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc
-	@chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc
+	    > "$(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc"
+	@chmod 644 "$(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc"
 
 ## uninstall: remove what `make install` with the same PREFIX and DESTDIR put there
 uninstall:
 	@echo "== removing libdiffusion from $(DESTDIR)$(PREFIX)"
-	@rm -f $(DESTDIR)$(PREFIX)/include/diffusion.h $(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc \
-	    $(DESTDIR)$(LIBDIR)/$(FILE) $(DESTDIR)$(LIBDIR)/$(SONAME) $(DESTDIR)$(LIBDIR)/libdiffusion.so
+	@rm -f "$(DESTDIR)$(PREFIX)/include/diffusion.h" "$(DESTDIR)$(LIBDIR)/pkgconfig/diffusion.pc" \
+	    "$(DESTDIR)$(LIBDIR)/$(FILE)" "$(DESTDIR)$(LIBDIR)/$(SONAME)" "$(DESTDIR)$(LIBDIR)/libdiffusion.so"
 
 ## clean: remove everything that was built
 clean:

@@ -15,7 +15,12 @@ mod pack;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
-        println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libdiffusion.so.0");
+        println!(
+            "cargo::rustc-cdylib-link-arg=-Wl,-soname,libdiffusion.so.{}",
+            env!("CARGO_PKG_VERSION_MAJOR")
+        );
+        // Once loaded it stays: threads of the host that called it run code of it when they end.
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));

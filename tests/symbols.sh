@@ -21,4 +21,5 @@ tests/functions.sh | diff -u "$ledger" - || fail "include/diffusion.h does not d
 [ -z "$(nm -D --defined-only "$library" | awk '$2 != "T"')" ] || fail "an exported symbol is not a function"
 soname=$(readelf -d "$library" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')
 [ "$soname" = libdiffusion.so.0 ] || fail "the soname is '$soname', not libdiffusion.so.0"
+readelf -d "$library" | grep -q NODELETE || fail "it can be unloaded while threads of the host hold destructors of it"
 echo "ok     $(wc -l <"$ledger") symbols, all in the header and the ledger; soname $soname"

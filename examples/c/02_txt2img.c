@@ -91,9 +91,9 @@ static int parse_int(const char *text, int64_t *value) {
     char *end;
     errno = 0;
     if (text[0] == '-') {
-        *value = strtoll(text, &end, 0);
+        *value = strtoll(text, &end, 10);
     } else {
-        *value = (int64_t)strtoull(text, &end, 0); /* a seed may use all 64 bits */
+        *value = (int64_t)strtoull(text, &end, 10); /* a seed may use all 64 bits */
     }
     return errno == 0 && end != text && *end == '\0';
 }

@@ -13,6 +13,7 @@ static const char *stage_name(diffusion_stage stage) {
     switch (stage) {
     case DIFFUSION_STAGE_QUEUED: return "queued";
     case DIFFUSION_STAGE_TEXT: return "text";
+    case DIFFUSION_STAGE_ENCODE: return "encode";
     case DIFFUSION_STAGE_DENOISE: return "denoise";
     case DIFFUSION_STAGE_DECODE: return "decode";
     case DIFFUSION_STAGE_FINISHED: return "finished";

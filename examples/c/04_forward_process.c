@@ -73,6 +73,12 @@ int main(int argc, char **argv) {
     if (open_picture(argc > 2 ? argv[2] : NULL, &picture, &error) != DIFFUSION_OK) goto end;
     if (diffusion_image_get_info(picture, &size, &error) != DIFFUSION_OK) goto end;
 
+    if (size.width > 8192 / FRAMES) {
+        fprintf(stderr, "the picture is %u pixels wide; of %d side by side each may have %d\n", size.width, FRAMES,
+                8192 / FRAMES);
+        goto end;
+    }
+
     /* A batch: the picture FRAMES times, under the same noise. Models see pixels and latents around -1..1. */
     uint32_t values = size.width * size.height * 3;
     samples = malloc((size_t)FRAMES * values * sizeof *samples);

@@ -2,7 +2,6 @@
 //!
 //! States only move forward: queued → text → encode → denoise → decode → finished (done, failed or cancelled).
 
-use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,42 +13,17 @@ use crate::pipeline::request::{Observer, Predictions, Sampler, Stage, TokenCount
 use crate::util::cancel::Cancel;
 use crate::util::error::{Error, Result, bail, error};
 
-/// Where a job is. Stages are ordered as a job passes them; the numbers, which never change, are not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a job is, in the order in which it passes them. The numbers never change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(i32)]
 pub enum JobStage {
     Queued = 0,
     Text = 1,
-    Denoise = 2,
-    Decode = 3,
-    Finished = 4,
-    /// Only where a job starts from a picture: between `Text` and `Denoise`.
-    Encode = 5,
-}
-
-impl JobStage {
-    fn place(self) -> u32 {
-        match self {
-            JobStage::Queued => 0,
-            JobStage::Text => 1,
-            JobStage::Encode => 2,
-            JobStage::Denoise => 3,
-            JobStage::Decode => 4,
-            JobStage::Finished => 5,
-        }
-    }
-}
-
-impl PartialOrd for JobStage {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for JobStage {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.place().cmp(&other.place())
-    }
+    /// Only where a job starts from a picture.
+    Encode = 2,
+    Denoise = 3,
+    Decode = 4,
+    Finished = 5,
 }
 
 /// A moment in a job's life.

@@ -16,6 +16,7 @@ use super::request::{GuideFn, ProgressFn, Request};
 use crate::pipeline::request as pipeline;
 use crate::util::error::{Error, Result, Status, bail, error};
 use crate::util::panic;
+use crate::util::thread::spawn;
 
 /// Jobs that may wait behind the running one unless the session says otherwise.
 const DEFAULT_QUEUE_LIMIT: u32 = 16;
@@ -91,9 +92,7 @@ impl Session {
         });
         let runner =
             Runner { shared: shared.clone(), pipeline: model.pipeline().session()?, model: model.clone() };
-        let thread = thread::Builder::new()
-            .name("diffusion-job".to_owned())
-            .spawn(move || runner.run())
+        let thread = spawn("diffusion-job".to_owned(), move || runner.run())
             .map_err(|cause| error!(OutOfMemory, "session: cannot start a thread: {cause}"))?;
         model.engine().log().info(format_args!("session: new, queue limit {limit}"));
         Ok(Self(Arc::new(Inner { model: model.clone(), shared, thread: Some(thread) })))

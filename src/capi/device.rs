@@ -7,6 +7,7 @@ use super::engine::{device_number, diffusion_device};
 use super::error::{diffusion_error, diffusion_status};
 use super::ffi::{
     self, Handle, Out, Struct, c_string, guard, guard_or, in_ref, in_struct, opt_ref, opt_str, out_struct,
+    reserved,
 };
 use crate::api::{Device, DeviceList};
 use crate::util::error::error;
@@ -92,8 +93,9 @@ pub unsafe extern "C" fn diffusion_device_list_new(
     unsafe {
         guard(error, || {
             let out = Out::new(list, "list")?;
-            let directory =
-                opt_str(in_struct(desc, "desc")?.cuda_library_directory, "cuda_library_directory")?;
+            let desc = in_struct(desc, "desc")?;
+            reserved(desc.reserved, "desc")?;
+            let directory = opt_str(desc.cuda_library_directory, "cuda_library_directory")?;
             let list = DeviceList::new(directory.map(PathBuf::from))?;
             let names = list.devices.iter().map(|device| c_string(&device.name)).collect();
             let reason = c_string(list.reason.as_ref().map_or("", |reason| reason.message()));

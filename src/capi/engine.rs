@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::error::{diffusion_error, diffusion_status};
 use super::ffi::{
     self, Handle, Out, Struct, UserData, c_string, guard, guard_or, in_ref, in_struct, opt_str, out_struct,
+    reserved, truth,
 };
 use crate::api::{Device, Engine, EngineOptions, Level, Log, Precision};
 use crate::util::error::{Result, bail};
@@ -132,7 +133,7 @@ pub struct diffusion_engine_desc {
     /// where these are faster: 3x3 convolutions, which take a third of the time, and on AMD's Zen 4 all products, which
     /// take three quarters. The relative error (L2) of a Stable Diffusion 1.5 U-Net is then 2.5e-6 instead of 2.0e-6.
     /// On CUDA it changes nothing.
-    pub strict: u32,
+    pub strict: i32,
     /// 0
     pub reserved: u32,
 }
@@ -243,6 +244,7 @@ pub unsafe extern "C" fn diffusion_engine_new(
         guard(error, || {
             let out = Out::new(engine, "engine")?;
             let desc = in_struct(desc, "desc")?;
+            reserved(desc.reserved, "desc")?;
             let engine = Engine::new(EngineOptions {
                 device: device(desc.device)?,
                 threads: desc.threads,
@@ -252,7 +254,7 @@ pub unsafe extern "C" fn diffusion_engine_new(
                 memory_limit_device: desc.memory_limit_device,
                 cuda_library_directory: opt_str(desc.cuda_library_directory, "cuda_library_directory")?
                     .map(PathBuf::from),
-                strict: flag(desc.strict, "strict")?,
+                strict: truth(desc.strict, "strict")?,
                 log: log(&desc)?,
             })?;
             let device_name = c_string(&engine.device_name());
@@ -310,14 +312,6 @@ pub unsafe extern "C" fn diffusion_engine_get_info(
             };
             out_struct(info, "info", facts)
         })
-    }
-}
-
-fn flag(number: u32, what: &str) -> Result<bool> {
-    match number {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => bail!(InvalidArgument, "{what}: {number} is neither 0 nor 1"),
     }
 }
 

@@ -10,6 +10,7 @@ use std::ptr;
 use super::error::{ErrorHandle, diffusion_error, diffusion_status, diffusion_status_enum};
 use crate::util::error::{Result, bail, error};
 use crate::util::panic;
+use crate::util::thread::Arithmetic;
 
 /// `struct_size` beyond this is garbage rather than a newer structure.
 const STRUCT_SIZE_MAX: usize = 4096;
@@ -39,6 +40,7 @@ pub(super) unsafe fn guard_outcome(
     error: *mut *mut diffusion_error,
     body: impl FnOnce() -> Result<diffusion_status_enum>,
 ) -> diffusion_status {
+    let _arithmetic = Arithmetic::standard();
     panic::install_hook();
     // SAFETY: `error` is NULL or writable.
     unsafe {
@@ -60,6 +62,7 @@ pub(super) unsafe fn guard_outcome(
 
 /// [`guard`] for functions that cannot fail: `fallback` stands for what a panic left unanswered.
 pub(super) fn guard_or<T>(fallback: T, body: impl FnOnce() -> T) -> T {
+    let _arithmetic = Arithmetic::standard();
     panic::install_hook();
     panic::catch(body).unwrap_or(fallback)
 }
@@ -89,6 +92,23 @@ pub(super) unsafe fn free<H: Handle>(handle: *mut H) {
             drop(unsafe { Box::from_raw(handle.cast::<H::Value>()) });
         }
     });
+}
+
+/// A truth value.
+pub(super) fn truth(value: i32, name: &str) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => bail!(InvalidArgument, "{name} {value} is neither 0 nor 1"),
+    }
+}
+
+/// A field that must be 0 until it means something: a program that sets it wants a newer library.
+pub(super) fn reserved(value: u32, name: &str) -> Result<()> {
+    if value != 0 {
+        bail!(VersionMismatch, "{name}: reserved is {value}, which this version does not know");
+    }
+    Ok(())
 }
 
 /// An out-parameter for a handle. It is NULL from the start, and so stays NULL when the function fails.

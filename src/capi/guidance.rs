@@ -8,11 +8,10 @@ use std::sync::Arc;
 use super::error::{diffusion_error, diffusion_status};
 use super::ffi::{
     self, Handle, Out, Struct, UserData, check_apart, guard, in_ref, in_slice, in_struct, opt_slice,
-    out_slice, out_value,
+    out_slice, out_value, truth,
 };
 use super::option::diffusion_guidance_method;
 use super::request::{diffusion_request, write};
-use super::schedule::truth;
 use crate::api::GuideFn;
 use crate::api::guidance::{GuidanceMethod, GuidanceOptions, Guider, Predictions};
 use crate::util::error::{Result, bail, error};

@@ -305,8 +305,8 @@ pub unsafe extern "C" fn diffusion_job_copy_latents(
 ///
 /// It returns when the progress callback can no longer run, which for a running job takes a fraction of a denoising
 /// step: cancel first and free later, or free on another thread, where that is too long. In a callback of the job's
-/// own session it returns at once, and the progress callback is not called again. If everything else is freed by then,
-/// the log is not called again either, but the session's thread runs a moment longer: do not unload the library there.
+/// own session it returns at once, and the progress callback is not called again; nor is the log, if everything else is
+/// freed by then.
 ///
 /// \param job The job, or NULL for nothing to happen.
 /// \threadsafety Any thread, callbacks included; the job must not be in use by another call.

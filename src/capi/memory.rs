@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::engine::diffusion_engine;
 use super::error::{diffusion_error, diffusion_status};
-use super::ffi::{Struct, guard, in_ref, in_str, in_struct, out_struct};
+use super::ffi::{Struct, guard, in_ref, in_str, in_struct, out_struct, truth};
 use super::model::{diffusion_model_desc, options};
 use crate::api::MemoryQuery;
 
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn diffusion_predict_memory(
                 height: query.height,
                 batch_size: query.batch_size,
                 steps: query.steps,
-                guided: query.guided != 0,
+                guided: truth(query.guided, "guided")?,
             };
             let predicted = engine.predict_memory(path, options, &query)?;
             let facts = diffusion_memory_prediction {

@@ -67,9 +67,9 @@
     (DIFFUSION_VERSION_MAJOR * 1000000 + DIFFUSION_VERSION_MINOR * 1000 \
      + DIFFUSION_VERSION_PATCH)
 
-/* Before a function: it comes from the library. Define DIFFUSION_STATIC to link statically. */
+/* Before a function: it comes from the library. */
 #ifndef DIFFUSION_API
-#if defined(_WIN32) && !defined(DIFFUSION_STATIC)
+#if defined(_WIN32)
 #define DIFFUSION_API __declspec(dllimport)
 #elif defined(__GNUC__)
 #define DIFFUSION_API __attribute__((visibility("default")))

@@ -18,8 +18,7 @@ use crate::util::error::{Result, bail, error};
 /// \ingroup requests
 pub type diffusion_stage = i32;
 
-/// Values of ::diffusion_stage. A job passes them in the order queued, text, encode, denoise, decode, finished, and may
-/// leave some out.
+/// Values of ::diffusion_stage. A job passes them in this order, and may leave some out.
 /// \ingroup requests
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -28,14 +27,14 @@ pub enum diffusion_stage_enum {
     DIFFUSION_STAGE_QUEUED = 0,
     /// The text encoder runs.
     DIFFUSION_STAGE_TEXT = 1,
+    /// The encoder makes latents of ::DIFFUSION_OPTION_IMAGE, where there is one.
+    DIFFUSION_STAGE_ENCODE = 2,
     /// The denoising steps run.
-    DIFFUSION_STAGE_DENOISE = 2,
+    DIFFUSION_STAGE_DENOISE = 3,
     /// The decoder makes images.
-    DIFFUSION_STAGE_DECODE = 3,
+    DIFFUSION_STAGE_DECODE = 4,
     /// Done, failed or cancelled.
-    DIFFUSION_STAGE_FINISHED = 4,
-    /// The encoder makes latents of ::DIFFUSION_OPTION_IMAGE. Comes after ::DIFFUSION_STAGE_TEXT, where there is one.
-    DIFFUSION_STAGE_ENCODE = 5,
+    DIFFUSION_STAGE_FINISHED = 5,
 }
 
 /// A moment in a job's life.

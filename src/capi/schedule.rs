@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::error::{diffusion_error, diffusion_status};
 use super::ffi::{
     self, Handle, Out, Struct, check_apart, guard, in_ref, in_slice, in_str, in_struct, opt_slice, out_slice,
-    out_struct, out_value,
+    out_struct, out_value, truth,
 };
 use super::model::diffusion_model;
 use super::option::{diffusion_sampler_id, diffusion_timestep_spacing};
@@ -516,14 +516,6 @@ fn parameters(desc: &diffusion_schedule_desc, trained: Option<&[f64]>) -> Result
         sigma_max: number(desc.sigma_max),
         sigma_data: number(desc.sigma_data),
     })
-}
-
-pub(super) fn truth(value: i32, name: &str) -> Result<bool> {
-    match value {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => bail!(InvalidArgument, "{name} {value} is neither 0 nor 1"),
-    }
 }
 
 /// 0 is `None`: whatever the schedule or sampler does.

@@ -22,7 +22,7 @@ const VERSION: u32 = number(env!("CARGO_PKG_VERSION_MAJOR")) * 1_000_000
 /// The version of the library that is loaded, as one number.
 ///
 /// Compare it with ::DIFFUSION_VERSION_NUMBER, the version of the header the program was compiled with.
-/// Versions with the same major and minor number (the same major number from 1.0 on) fit together.
+/// A library fits if it has the same major number and is not older.
 ///
 /// \returns major * 1000000 + minor * 1000 + patch.
 /// \threadsafety Any thread.

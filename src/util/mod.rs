@@ -1,4 +1,4 @@
-//! What every layer may use: errors, limits, memory, cancellation, logging.
+//! What every layer may use: errors, limits, memory, threads, cancellation, logging.
 
 pub mod buffer;
 pub mod cancel;
@@ -7,3 +7,4 @@ pub mod file;
 pub mod limits;
 pub mod log;
 pub mod panic;
+pub mod thread;

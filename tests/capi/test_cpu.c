@@ -1,9 +1,12 @@
-/* What computes on the CPU: thread counts, instruction sets, strict arithmetic. */
+/* What computes on the CPU: threads, instruction sets, strict arithmetic. */
 #define _POSIX_C_SOURCE 200809L /* setenv */
 
 #include "support.h"
+#include <dirent.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xmmintrin.h>
 
 /* The picture that an engine of `desc` makes: two steps at the model's size, in its fast convolutions' reach. */
 static picture picture_on(const diffusion_engine_desc *desc) {
@@ -118,5 +121,75 @@ static void an_unknown_instruction_set_is_ignored_and_told(void) {
     diffusion_engine_free(first);
 }
 
+/* A picture of the sampler whose last step divides by zero, whatever arithmetic this thread has. */
+static picture picture_of_dpmpp(const diffusion_engine_desc *desc) {
+    picture p = {0};
+    diffusion_engine *engine = NULL;
+    diffusion_model *model = NULL;
+    CHECK_STATUS(diffusion_engine_new(desc, &engine, NULL), DIFFUSION_OK);
+    CHECK_STATUS(diffusion_model_load(engine, model_path(), NULL, &model, NULL), DIFFUSION_OK);
+    if (model != NULL) {
+        diffusion_request *request = new_request_for(model, 3, 7);
+        CHECK_STATUS(diffusion_request_set_string(request, DIFFUSION_OPTION_SAMPLER, "dpmpp_2m"), DIFFUSION_OK);
+        p = generate_picture(model, request);
+        diffusion_request_free(request);
+    }
+    diffusion_model_free(model);
+    diffusion_engine_free(engine);
+    return p;
+}
+
+/* Hosts may have exceptions trap, subnormal numbers be zero, and rounding go up. */
+static void the_hosts_arithmetic_is_its_own(void) {
+    /* MXCSR: traps for invalid operations, divisions by zero and overflow; round up; flush to zero both ways. */
+    const unsigned int standard = 0x1F80, strange = 0x1900 | 0x4000 | 0x8040, sticky = 0x3F;
+    diffusion_engine_desc desc = one_thread();
+    desc.threads = 2;
+    picture expected = picture_of_dpmpp(&desc);
+    unsigned int before = _mm_getcsr();
+    CHECK((before & ~sticky) == standard);
+    _mm_setcsr(strange);
+    picture p = picture_of_dpmpp(&desc);
+    unsigned int after = _mm_getcsr();
+    _mm_setcsr(before);
+    CHECK(after == strange);
+    CHECK(same_picture(&expected, &p));
+    picture_free(&expected);
+    picture_free(&p);
+}
+
+/* A host that waits for a signal in one thread must not find it taken by another; its crash handler is still called. */
+static void threads_take_no_signals(void) {
+    diffusion_engine *engine = engine_with_threads(3);
+    diffusion_model *model = NULL;
+    CHECK_STATUS(diffusion_model_load(engine, model_path(), NULL, &model, NULL), DIFFUSION_OK);
+    diffusion_session *session = new_session(model);
+    DIR *tasks = opendir("/proc/self/task");
+    REQUIRE(tasks != NULL);
+    int ours = 0;
+    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        char path[300], line[300], name[32] = "";
+        unsigned long long blocked = 0;
+        snprintf(path, sizeof path, "/proc/self/task/%s/status", task->d_name);
+        FILE *status = fopen(path, "r");
+        if (status == NULL) continue;
+        while (fgets(line, sizeof line, status) != NULL) {
+            sscanf(line, "Name: %31s", name);
+            sscanf(line, "SigBlk: %llx", &blocked);
+        }
+        fclose(status);
+        bool is_ours = strncmp(name, "diffusion-", 10) == 0;
+        ours += is_ours;
+        CHECK(is_ours == ((blocked >> (SIGTERM - 1) & 1) != 0));
+        CHECK((blocked >> (SIGSEGV - 1) & 1) == 0);
+    }
+    closedir(tasks);
+    CHECK(ours >= 3); /* two workers and the session's; the shared session's may be there too */
+    diffusion_session_free(session);
+    diffusion_model_free(model);
+    diffusion_engine_free(engine);
+}
+
 TOPIC(cpu, TEST(any_number_of_threads_gives_the_same_bits), TEST(strict_is_closer_to_the_definition_and_another_way),
-      TEST(every_instruction_set_gives_the_same_image), TEST(an_unknown_instruction_set_is_ignored_and_told));
+      TEST(every_instruction_set_gives_the_same_image), TEST(an_unknown_instruction_set_is_ignored_and_told),
+      TEST(the_hosts_arithmetic_is_its_own), TEST(threads_take_no_signals));

@@ -55,6 +55,19 @@ static void newer_desc_with_a_set_tail_is_refused(void) {
     CHECK(model == NULL);
 }
 
+static void a_reserved_field_that_means_something_is_refused(void) {
+    diffusion_engine_desc desc = DIFFUSION_ENGINE_DESC_INIT;
+    diffusion_device_list_desc list_desc = DIFFUSION_DEVICE_LIST_DESC_INIT;
+    diffusion_engine *engine = NULL;
+    diffusion_device_list *list = NULL;
+    diffusion_error *error = NULL;
+    desc.device = DIFFUSION_DEVICE_CPU;
+    desc.reserved = list_desc.reserved = 1;
+    CHECK_ERROR(diffusion_engine_new(&desc, &engine, &error), error, DIFFUSION_ERROR_VERSION_MISMATCH, "reserved");
+    CHECK_ERROR(diffusion_device_list_new(&list_desc, &list, &error), error, DIFFUSION_ERROR_VERSION_MISMATCH,
+                "reserved");
+}
+
 static void older_desc_gives_defaults_for_the_rest(void) {
     /* Callers from before the log, from before there was a choice of GPU, and from before strict. */
     static const size_t sizes[] = {offsetof(diffusion_engine_desc, log_level),
@@ -134,5 +147,6 @@ static void infos_fill_no_more_than_they_were_given(void) {
 }
 
 TOPIC(structs, TEST(newer_desc_with_zero_tail_is_accepted), TEST(newer_desc_with_a_set_tail_is_refused),
+      TEST(a_reserved_field_that_means_something_is_refused),
       TEST(older_desc_gives_defaults_for_the_rest), TEST(absurd_sizes_are_refused), TEST(desc_init_matches_the_macro),
       TEST(infos_fill_no_more_than_they_were_given));

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use crate::util::cancel::Cancel;
 use crate::util::error::{Error, Result, error};
 use crate::util::panic;
+use crate::util::thread::spawn;
 
 /// How often an idle thread looks for work before it sleeps: some tens of microseconds, the gap between two
 /// operations of a model.
@@ -73,9 +74,7 @@ impl ThreadPool {
         let mut pool = Self { shared, workers: Vec::new() };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let worker = thread::Builder::new()
-                .name(format!("diffusion-{index}"))
-                .spawn(move || shared.work())
+            let worker = spawn(format!("diffusion-{index}"), move || shared.work())
                 .map_err(|e| error!(OutOfMemory, "thread {index} of {threads} did not start: {e}"))?;
             pool.workers.push(worker);
         }
