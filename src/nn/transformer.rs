@@ -96,7 +96,9 @@ impl<B: Backend> Transformer2DModel<B> {
         for (block, context) in self.transformer_blocks.iter().zip(context) {
             h = block.forward(b, h, context, identity)?;
         }
-        if let Some(from) = perturbed.and_then(|p| p.first_of(Perturbation::SkipLayer)) {
+        // Without blocks there is nothing to skip, and the context does not say how many images there are.
+        let skipped = perturbed.filter(|_| !self.transformer_blocks.is_empty());
+        if let Some(from) = skipped.and_then(|p| p.first_of(Perturbation::SkipLayer)) {
             // Computed again rather than kept while the blocks need the memory.
             h = b.splice_images(&h, &enter()?, from)?;
         }

@@ -138,9 +138,13 @@ impl Sizes {
         let input = enlarged(*x, upsample.as_ref().map(|conv| conv.outputs));
         let out = input.with_channels(conv1.outputs);
         let convs = [(input, conv1), (out, conv2)];
-        let same = convs.iter().all(|(_, conv)| {
-            conv.kernel == [3, 3] && conv.geometry == ConvGeometry::same(3) && conv.outputs == out.c
+        let same = convs.iter().all(|(shape, conv)| {
+            let keeps = conv.kernel == [3, 3] && conv.geometry == ConvGeometry::same(3);
+            keeps && (conv.inputs, conv.outputs) == (shape.c, out.c)
         });
+        // What does not fit together is whole_block's to refuse.
+        let fits = shortcut.as_ref().map_or(input.c == out.c, |s| (s.inputs, s.outputs) == (input.c, out.c))
+            && upsample.as_ref().is_none_or(|conv| conv.inputs == x.c && conv.geometry.upsample);
         let small = match upsample {
             Some(conv) => {
                 let method = self.method(conv, input);
@@ -162,7 +166,7 @@ impl Sizes {
         let enlarged = if upsample.is_some() { values(input) } else { 0 };
         let another = shortcut.is_some() || !(*own || upsample.is_some());
         let whole = enlarged + values(out) * (1 + usize::from(another)) + work;
-        if !same || whole as u64 <= available {
+        if !(same && fits) || whole as u64 <= available {
             return None;
         }
         let lazily = shortcut.is_some()
