@@ -14,6 +14,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
     LCMScheduler,
     PNDMScheduler,
     SASolverScheduler,
@@ -377,6 +378,19 @@ def multistep(fixture, name, cls, config={}, orders=(1, 3), tiny=None, types=VP_
     )
 
 
+def standing_end(fixture, name, cls, configs):
+    """Schedules that end above 0, where these classes take their last step from the last level to itself."""
+    for config, steps, schedule in itertools.product(configs, STEPS, ("karras", "exponential")):
+        spaced(fixture, name, cls, steps, None, {f"use_{schedule}_sigmas": True, **config}, by_sigma=True)
+
+
+def dpmsolver(fixture):
+    """DPM-Solver in epsilon, of the x0 that thresholding has left."""
+    for steps, order in itertools.product(STEPS, (1, 2, 3)):
+        config = {**THRESHOLDS, "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "solver_order": order}
+        spaced(fixture, "dpmpp_2m", DPMSolverMultistepScheduler, steps, "leading", config, by_sigma=True)
+
+
 def unipc(fixture):
     for name, solver_type in (("unipc_bh1", "bh1"), ("unipc_bh2", "bh2")):
         config, tiny = {"solver_type": solver_type}, None
@@ -398,6 +412,7 @@ def deis(fixture):
     for order in (2, 3):
         config = {"solver_order": order}
         on_levels(fixture, "deis", "edm", edm_sigmas(15), by_sigma(DEISMultistepScheduler, config, tiny=1e-14), config=config)
+    standing_end(fixture, "deis", DEISMultistepScheduler, [{"solver_order": order} for order in (2, 3)])
 
 
 def sa_solver(fixture):
@@ -412,6 +427,7 @@ def sa_solver(fixture):
     config = {"predictor_order": 3, "corrector_order": 4, "lower_order_final": False}
     spaced(fixture, "sa_solver", cls, 10, "leading", config, by_sigma=True)
     spaced(fixture, "sa_solver", cls, 10, "leading", THRESHOLDS, by_sigma=True)
+    standing_end(fixture, "sa_solver", cls, [{}, {"predictor_order": 3, "corrector_order": 3}])
     image_to_image(fixture, "sa_solver", cls, by_sigma=True)
     for steps, kind in itertools.product(STEPS, KINDS):
         noisy = {"flow": lambda s: tau(int(1000 * s)), "edm": lambda s: 1 if 0.05 <= s <= 1 else 0}[kind]
@@ -445,7 +461,7 @@ def consistency(fixture):
 
 
 def make(out_dir):
-    for family in (ddim, ddpm, pndm, unipc, deis, sa_solver, consistency):
+    for family in (ddim, ddpm, pndm, dpmsolver, unipc, deis, sa_solver, consistency):
         fixture = Fixture(family.__name__)
         family(fixture)
         fixture.save(out_dir)

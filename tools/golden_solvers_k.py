@@ -104,7 +104,9 @@ def k_diffusion(fixture, sampler, function, options={}, grids=GRIDS, **keywords)
             fixture.add(sampler, options_, types, start, latents, draws=used, sigmas=model.asked)
 
 
-def schedulers_step(fixture, sampler, name, options={}, spacings=("linspace", "leading", "trailing"), churn=None):
+def schedulers_step(
+    fixture, sampler, name, options={}, spacings=("linspace", "leading", "trailing"), churn=None, config={}
+):
     """diffusers' own class over its own timesteps; every prediction type that it knows gives the same."""
     cls = getattr(diffusers, name)
     module = importlib.import_module(cls.__module__)
@@ -112,7 +114,7 @@ def schedulers_step(fixture, sampler, name, options={}, spacings=("linspace", "l
         spacing = spacings[STEPS.index(steps) % len(spacings)]
         results = []
         for prediction_type in ("epsilon",) if churn else ("epsilon", "v_prediction"):
-            scheduler = cls(**SD, timestep_spacing=spacing, steps_offset=1, prediction_type=prediction_type)
+            scheduler = cls(**SD, timestep_spacing=spacing, steps_offset=1, prediction_type=prediction_type, **config)
             scheduler.set_timesteps(steps)
             draws, timesteps, sigmas = Noise(), [], []
             x = start = start_at(float(scheduler.sigmas[0]))
@@ -153,7 +155,7 @@ def schedulers_step(fixture, sampler, name, options={}, spacings=("linspace", "l
         options_ = {"steps": steps, "spacing": spacing, **options}
         fixture.add(
             sampler, options_, VP_TYPES, start, results[0], draws=used, timesteps=timesteps, sigmas=sigmas,
-            config={"steps_offset": 1},
+            config={"steps_offset": 1, **config},
         )
 
 
@@ -342,6 +344,7 @@ def make(out_dir):
     k_diffusion(fixture, "heun", k.sample_heun, CHURN, ve, **CHURN)
     naive(fixture, "heun", churned_heun, CHURN, flow)
     schedulers_step(fixture, "heun", "HeunDiscreteScheduler")
+    schedulers_step(fixture, "heun", "HeunDiscreteScheduler", config={"clip_sample": True, "clip_sample_range": 0.8})
     fixture.save(out_dir)
 
     fixture = Fixture("dpm2")

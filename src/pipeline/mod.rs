@@ -79,7 +79,10 @@ impl<B: Backend> Pipeline<B> {
     /// class or option that is not built in, `Numeric` for weights that are not finite, `OutOfMemory`.
     pub fn load(folder: &Path, variant: Option<&str>, backend: &B, log: &Log) -> Result<Self> {
         let index = ModelIndex::read(folder)?;
-        let scheduler = SchedulerConfig::load(&folder.join("scheduler").join("scheduler_config.json"))?;
+        let mut scheduler = SchedulerConfig::load(&folder.join("scheduler").join("scheduler_config.json"))?;
+        if index.family == Family::StableDiffusion {
+            scheduler = scheduler.for_stable_diffusion();
+        }
         if scheduler.is_substituted() {
             log.warn(format_args!(
                 "{}: the scheduler {} is not built in; {} with its schedule takes its place",

@@ -10,6 +10,7 @@ use super::Pipeline;
 use super::request::{GuidanceOptions, Noise, Observer, Output, Request, Sampler, Stage, TimestepSpacing};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::sampling::Clip;
 pub(super) use crate::testing::root;
 use crate::testing::{Golden, golden_json, relative_l2};
 use crate::util::cancel::Cancel;
@@ -333,6 +334,19 @@ fn components_that_contradict_each_other_do_not_load() {
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(error.status(), Status::Format, "{file}: {error}");
         assert!(error.message().contains(culprit), "{file}: {error}");
+    }
+}
+
+#[test]
+fn stable_diffusion_has_an_offset_and_no_clipping_whatever_its_file_says() {
+    let folder = std::env::temp_dir().join(format!("libdiffusion-scheduler-{}", std::process::id()));
+    let config = r#"{"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}"#;
+    for (model, offset, clip) in [("sd1", 1, Clip::None), ("sdxl", 0, Clip::Range(1.0))] {
+        copy(&root().join("tests/golden/models").join(model), &folder);
+        std::fs::write(folder.join("scheduler/scheduler_config.json"), config).unwrap();
+        let pipeline = load(&folder, &cpu(1));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((pipeline.scheduler.steps_offset, pipeline.scheduler.clip), (offset, clip), "{model}");
     }
 }
 

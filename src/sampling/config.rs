@@ -132,6 +132,16 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
+    /// With what diffusers' `StableDiffusionPipeline` makes of any scheduler, and `StableDiffusionXLPipeline` does not: an
+    /// offset of 1, and no clipping to a range, which images have and latents have not. Files of old models lack the keys.
+    pub(crate) fn for_stable_diffusion(self) -> Self {
+        let clip = match self.clip {
+            Clip::Range(_) => Clip::None,
+            other => other,
+        };
+        Self { steps_offset: 1, clip, ..self }
+    }
+
     /// What diffusers' `DDIMScheduler()` has, to change field by field. [`Schedule::new`](super::Schedule::new) and
     /// [`Plan::new`](super::Plan::new) check what is made of it.
     pub fn new() -> Self {

@@ -118,8 +118,13 @@ pub(super) fn nodes(
             sigmas.into_iter().map(|sigma| layout.node(schedule, sigma)).collect()
         }
     };
-    // More steps than the model has levels repeat some, and diffusers' DEIS goes to its last level twice.
+    // More steps than the model has levels repeat some. At the end diffusers' classes of these two do so on purpose, and
+    // count that step where they come down in order.
+    let stands =
+        matches!(sampler, Sampler::Deis | Sampler::SaSolver) && options.profile == Profile::Diffusers;
+    let end = if stands { nodes.pop() } else { None };
     drop_standing(&mut nodes);
+    nodes.extend(end);
     Ok(nodes)
 }
 

@@ -6,6 +6,7 @@ use super::super::grid::Node;
 use super::super::plan::Settings;
 use super::super::program::{Builder, Value};
 use super::super::sampler::Sampler;
+use super::clipped_epsilon;
 
 pub(super) fn write(b: &mut Builder, x: Value, settings: &Settings<'_>) {
     match settings.sampler {
@@ -58,12 +59,12 @@ impl Multistep {
             let model = b.evaluate(x, from);
             let prediction = match self.algorithm_type {
                 AlgorithmType::DataPrediction => model.original,
-                AlgorithmType::NoisePrediction => model.epsilon,
+                AlgorithmType::NoisePrediction => clipped_epsilon(b, x, from, model, settings.clip),
             };
             let order = self.order_of(step, to, settings).min(past.len() + 1);
             let mut terms = if order == 1 && self.algorithm_type == AlgorithmType::NoisePrediction {
                 // The same as below, and finite where α or σ' is 0.
-                vec![(to.alpha(), model.original), (to.sigma(), model.epsilon)]
+                vec![(to.alpha(), model.original), (to.sigma(), prediction)]
             } else {
                 let integrator = Integrator::new(from, to, self.eta, self.algorithm_type);
                 integrator.multistep(x, prediction, &past[past.len() + 1 - order..], self.solver_type)
@@ -261,6 +262,7 @@ mod tests {
     #[test]
     fn trajectories_equal_k_diffusion_and_diffusers() {
         equals_golden("dpmpp");
+        equals_golden("dpmsolver");
     }
 
     /// Latents of a run on the mixture, from the same noise each time.

@@ -18,7 +18,7 @@ pub(super) fn write(b: &mut Builder, mut x: Value, settings: &Settings<'_>) {
         if let Some(at) = at.filter(|at| at.sigma() < from.sigma()) {
             x = raise(b, x, [at, from], settings);
         }
-        x = heun::step(b, x, from, to);
+        x = heun::step(b, x, from, to, settings.clip);
         b.end_step_at(x, to);
         at = Some(to);
     }
