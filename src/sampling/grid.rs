@@ -309,7 +309,12 @@ impl Grid {
 
 /// Leaves out what a step would end at that goes nowhere: solvers divide by its length.
 pub(super) fn drop_standing(nodes: &mut Vec<Node>) {
-    nodes.dedup_by(|next, node| next.level.ratio() >= node.level.ratio() * (1.0 - 1e-6));
+    nodes.dedup_by(|next, node| stands(node, next));
+}
+
+/// Whether a step from one node to the next goes nowhere.
+pub(super) fn stands(node: &Node, next: &Node) -> bool {
+    next.level.ratio() >= node.level.ratio() * (1.0 - 1e-6)
 }
 
 /// The range of a caller's σ: what `f32` latents can be multiplied and divided by.

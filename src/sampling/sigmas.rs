@@ -1,7 +1,7 @@
 //! Sigma schedules: other ways to lay out the noise levels than spaced timesteps.
 
 use super::config::BetaSchedule;
-use super::grid::{Grid, Node, drop_standing};
+use super::grid::{Grid, Node, drop_standing, stands};
 use super::levels::{Levels, shifted};
 use super::timesteps::{Spread, check_steps, lcm_timesteps, timesteps};
 use super::{
@@ -120,11 +120,12 @@ pub(super) fn nodes(
     };
     // More steps than the model has levels repeat some. At the end diffusers' classes of these two do so on purpose, and
     // count that step where they come down in order.
-    let stands =
-        matches!(sampler, Sampler::Deis | Sampler::SaSolver) && options.profile == Profile::Diffusers;
-    let end = if stands { nodes.pop() } else { None };
+    let keeps = matches!(sampler, Sampler::Deis | Sampler::SaSolver) && options.profile == Profile::Diffusers;
+    let ends_standing = matches!(nodes.as_slice(), [.., before, end] if stands(before, end));
     drop_standing(&mut nodes);
-    nodes.extend(end);
+    if keeps && ends_standing {
+        nodes.extend(nodes.last().copied());
+    }
     Ok(nodes)
 }
 
