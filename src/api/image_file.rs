@@ -1,11 +1,12 @@
 //! PNG files: what the library writes, and pictures to start from.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufReader};
 use std::path::Path;
 
 use super::image::{Format, Image};
 use crate::util::error::{Error, Result, Status, bail, error};
+use crate::util::file::open;
 
 /// Memory that decoding one file may take besides its pixels: what a damaged or hostile file can ask for.
 const DECODER_BYTES: usize = 64 << 20;
@@ -18,7 +19,7 @@ impl Image {
     /// `NotFound` or `Io` for the file, `Format` for one that is damaged, no PNG or larger than 8192 pixels on a side;
     /// `OutOfMemory`. All name the path.
     pub fn load_png(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|cause| file_error(path, &cause))?;
+        let file = open(path)?;
         Self::decode_png(BufReader::new(file)).map_err(|error| error.context(path.display()))
     }
 
