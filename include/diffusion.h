@@ -67,9 +67,9 @@
     (DIFFUSION_VERSION_MAJOR * 1000000 + DIFFUSION_VERSION_MINOR * 1000 \
      + DIFFUSION_VERSION_PATCH)
 
-/* Before a function: it comes from the library. Define DIFFUSION_STATIC to link statically. */
+/* Before a function: it comes from the library. */
 #ifndef DIFFUSION_API
-#if defined(_WIN32) && !defined(DIFFUSION_STATIC)
+#if defined(_WIN32)
 #define DIFFUSION_API __declspec(dllimport)
 #elif defined(__GNUC__)
 #define DIFFUSION_API __attribute__((visibility("default")))
@@ -209,8 +209,7 @@ typedef struct diffusion_guidance diffusion_guidance;
  * The version of the library that is loaded, as one number.
  *
  * Compare it with ::DIFFUSION_VERSION_NUMBER, the version of the header the program was compiled
- * with. Versions with the same major and minor number (the same major number from 1.0 on) fit
- * together.
+ * with. A library fits if it has the same major number and is not older.
  *
  * \returns major * 1000000 + minor * 1000 + patch.
  * \threadsafety Any thread.
@@ -291,7 +290,7 @@ enum diffusion_status_enum {
     DIFFUSION_ERROR_DEVICE_OUT_OF_MEMORY = -10,
     /** The device failed. */
     DIFFUSION_ERROR_DEVICE = -11,
-    /** The device is gone; the engine must be made anew. */
+    /** The device is gone; CUDA asks that the process be started anew to use it again. */
     DIFFUSION_ERROR_DEVICE_LOST = -12,
     /** The job was cancelled. */
     DIFFUSION_ERROR_CANCELLED = -13,
@@ -511,7 +510,7 @@ typedef struct diffusion_engine_desc {
      * time, and on AMD's Zen 4 all products, which take three quarters. The relative error (L2) of
      * a Stable Diffusion 1.5 U-Net is then 2.5e-6 instead of 2.0e-6. On CUDA it changes nothing.
      */
-    uint32_t strict;
+    int32_t strict;
     /** 0 */
     uint32_t reserved;
 } diffusion_engine_desc;
@@ -737,7 +736,7 @@ enum diffusion_weight_format_enum {
     /**
      * Linear layers and convolutions, but for the U-Net's first and last, as 8-bit integers with a
      * scale for every 64 inputs of an output. The weights of Stable Diffusion 1.5 take 1.18 GB for
-     * 2.14 GB in f16, a step about the same time. One evaluation of the default model's U-Net is
+     * 2.14 GB in f16, a step about the same time. One evaluation of the U-Net of models/emoji-64 is
      * 0.6 % off (relative L2), its pictures have a PSNR of 52 dB and more against f16. CPU only.
      */
     DIFFUSION_WEIGHT_FORMAT_INT8 = 1
@@ -787,7 +786,10 @@ typedef struct diffusion_model_info {
     uint64_t weight_bytes;
     /** The pipeline's class in model_index.json, such as "StableDiffusionPipeline". */
     const char *pipeline_class;
-    /** What the network predicts: "epsilon", "v_prediction" or "sample". */
+    /**
+     * What the network predicts: "epsilon", "v_prediction", "sample", "flow_prediction" or
+     * "edm_v_prediction".
+     */
     const char *prediction_type;
     /**
      * The sampler of the model's scheduler_config.json, as ::DIFFUSION_OPTION_SAMPLER spells it.
@@ -1436,7 +1438,11 @@ enum diffusion_noise_enum {
      * ::DIFFUSION_PROFILE_COMFYUI.
      */
     DIFFUSION_NOISE_AUTO = 0,
-    /** Philox 4x32-10: equal to torch.randn on CUDA. */
+    /**
+     * Philox 4x32-10: equal to torch.randn on CUDA, for an image of at most as many values as
+     * torch's GPU can run threads at once (its multiprocessors times the threads of each: 43008 for
+     * 28 of 1536).
+     */
     DIFFUSION_NOISE_PHILOX = 1,
     /** Mersenne Twister: equal to torch.randn on the CPU. */
     DIFFUSION_NOISE_MT19937 = 2
@@ -1559,26 +1565,20 @@ DIFFUSION_API const char *diffusion_option_choice(diffusion_option option, int32
  */
 typedef int32_t diffusion_stage;
 
-/**
- * Values of ::diffusion_stage. A job passes them in the order queued, text, encode, denoise,
- * decode, finished, and may leave some out.
- */
+/** Values of ::diffusion_stage. A job passes them in this order, and may leave some out. */
 enum diffusion_stage_enum {
     /** It waits in its session's queue. */
     DIFFUSION_STAGE_QUEUED = 0,
     /** The text encoder runs. */
     DIFFUSION_STAGE_TEXT = 1,
+    /** The encoder makes latents of ::DIFFUSION_OPTION_IMAGE, where there is one. */
+    DIFFUSION_STAGE_ENCODE = 2,
     /** The denoising steps run. */
-    DIFFUSION_STAGE_DENOISE = 2,
+    DIFFUSION_STAGE_DENOISE = 3,
     /** The decoder makes images. */
-    DIFFUSION_STAGE_DECODE = 3,
+    DIFFUSION_STAGE_DECODE = 4,
     /** Done, failed or cancelled. */
-    DIFFUSION_STAGE_FINISHED = 4,
-    /**
-     * The encoder makes latents of ::DIFFUSION_OPTION_IMAGE. Comes after ::DIFFUSION_STAGE_TEXT,
-     * where there is one.
-     */
-    DIFFUSION_STAGE_ENCODE = 5
+    DIFFUSION_STAGE_FINISHED = 5
 };
 
 /**
@@ -1813,9 +1813,10 @@ DIFFUSION_API void diffusion_session_free(diffusion_session *session);
  * \param error Receives the error on failure, else NULL; may be NULL.
  * \returns ::DIFFUSION_OK; the first failure of the request's setters;
  *     ::DIFFUSION_ERROR_INVALID_ARGUMENT for a request of another model, a size that is no multiple
- *     of size_multiple, or latents that do not fit; ::DIFFUSION_ERROR_BUSY if the queue is full or
- *     another thread changes the request; ::DIFFUSION_ERROR_INVALID_STATE after an internal error
- *     in the session.
+ *     of size_multiple, or latents that do not fit; ::DIFFUSION_ERROR_UNSUPPORTED for a sampler,
+ *     schedule or guidance that the model cannot have; ::DIFFUSION_ERROR_BUSY if the queue is full
+ *     or another thread changes the request; ::DIFFUSION_ERROR_INVALID_STATE after an internal
+ *     error in the session; ::DIFFUSION_ERROR_OUT_OF_MEMORY.
  * \threadsafety Any thread.
  * \since 0.1.0
  * \sa diffusion_job_wait
@@ -2029,7 +2030,7 @@ diffusion_status diffusion_job_copy_latents(
  * It returns when the progress callback can no longer run, which for a running job takes a fraction
  * of a denoising step: cancel first and free later, or free on another thread, where that is too
  * long. In a callback of the job's own session it returns at once, and the progress callback is not
- * called again.
+ * called again; nor is the log, if everything else is freed by then.
  *
  * \param job The job, or NULL for nothing to happen.
  * \threadsafety Any thread, callbacks included; the job must not be in use by another call.
@@ -3021,7 +3022,7 @@ DIFFUSION_API void diffusion_sampler_free(diffusion_sampler *sampler);
 
 /**
  * Fills memory with standard normal noise, equal to one call of torch.randn after
- * torch.manual_seed(seed).
+ * torch.manual_seed(seed); for ::DIFFUSION_NOISE_PHILOX with the limit that it names.
  *
  * \param noise Which generator; ::DIFFUSION_NOISE_AUTO = ::DIFFUSION_NOISE_PHILOX.
  * \param seed Any number; ::DIFFUSION_NOISE_MT19937 takes its low 32 bits.

@@ -12,6 +12,7 @@ puts all of it into the model's card.
 """
 import argparse
 import json
+from functools import cache
 from pathlib import Path
 
 import model           # first: it sets what the libraries read when they are imported
@@ -76,13 +77,19 @@ def ranks(art, rows, pictures):
     """At which place among all concepts the true one is, 0 for the nearest, and which concept is nearest."""
     places, nearest = [], []
     everyone = torch.arange(len(art.concepts))
-    for row, picture in zip(rows, pictures):
-        style, concept, colour, background = row.tolist()
+
+    @cache
+    def everything(style, colour, background):
+        """The rows of all concepts there are in these, and their pictures."""
         there = art.item[style, :, colour] >= 0
         things = torch.stack([torch.full_like(everyone, style), everyone, torch.where(there, colour, 0),
                               torch.full_like(everyone, background)], 1)
         things = things[art.item[style, :, 0] >= 0]
-        true = F.interpolate(art.show(things, art.still(len(things))).cpu(), (LOOK, LOOK), mode="area")
+        return things, F.interpolate(art.show(things, art.still(len(things))).cpu(), (LOOK, LOOK), mode="area")
+
+    for row, picture in zip(rows, pictures):
+        style, concept, colour, background = row.tolist()
+        things, true = everything(style, colour, background)
         seen = F.interpolate(picture[None], (LOOK, LOOK), mode="area")
         error = (true - seen).pow(2).mean((1, 2, 3))
         mine = error[things[:, 1] == concept]
