@@ -109,7 +109,7 @@ pub(super) struct Block {
 /// Cuts `all` into tasks of at most `most`: large enough to be worth reading weights for, small enough that all threads have
 /// some and that a cancelled operation stops soon. `flops` are those of a row and a panel.
 fn block_size(kernels: &Kernels, threads: usize, all: &Block, most: &Block, flops: usize) -> Block {
-    let mut rows = all.rows.next_multiple_of(kernels.mr).clamp(kernels.mr, most.rows.max(kernels.mr));
+    let mut rows = all.rows.next_multiple_of(kernels.mr).min(most.rows).max(kernels.mr);
     let mut width = (kernels.task / (rows * flops).max(1)).clamp(1, most.panels).min(all.panels);
     if threads > 1 {
         while all.rows.div_ceil(rows) * all.panels.div_ceil(width) < 4 * threads {

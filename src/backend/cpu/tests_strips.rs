@@ -236,6 +236,41 @@ fn an_image_does_not_depend_on_its_batch() {
     }
 }
 
+/// However short memory is, what does not fit together goes operation by operation, which refuses it.
+#[test]
+fn blocks_that_do_not_fit_are_not_computed_in_little_memory() {
+    let cpu = Cpu::with_simd(1, None, Simd::detect()).unwrap();
+    for case in cases() {
+        let parts = Parts::new(&cpu, &case, 0..1);
+        let block = parts.block();
+        let fits = || BlockSizes {
+            x: parts.x.shape,
+            own: true,
+            upsample: parts.upsample.as_ref().map(CpuConv2d::size),
+            conv1: block.conv1.size(),
+            conv2: block.conv2.size(),
+            shortcut: block.shortcut.map(|shortcut| ConvSize::linear(&shortcut.0)),
+        };
+        let way = |change: &dyn Fn(&mut BlockSizes)| {
+            let mut sizes = fits();
+            change(&mut sizes);
+            cpu.sizes().way(&sizes, Some(0))
+        };
+        assert!(way(&|_| ()).is_some(), "{case:?}");
+        assert_eq!(way(&|sizes| sizes.conv1.inputs += 8), None, "{case:?}");
+        assert_eq!(way(&|sizes| sizes.conv2.inputs += 8), None, "{case:?}");
+        let shortcut = |sizes: &mut BlockSizes| match &mut sizes.shortcut {
+            Some(shortcut) => shortcut.outputs += 8,
+            None => {
+                sizes.conv1.outputs += 8;
+                sizes.conv2.inputs += 8;
+                sizes.conv2.outputs += 8;
+            }
+        };
+        assert_eq!(way(&shortcut), None, "{case:?}");
+    }
+}
+
 /// Two blocks, one after the other; the second uses again what the first leaves over. Returns the bytes before.
 fn two_blocks<B: Backend>(b: &B, case: &Case, used: impl Fn() -> u64) -> Result<u64> {
     let parts = Parts::new(b, case, 0..2);
