@@ -20,8 +20,8 @@ use super::{Options, Precision, library};
 use crate::util::error::{Result, bail};
 use crate::util::log::Log;
 
-/// Dynamic shared memory that a block may have without being asked for, in bytes: of 48 KiB in all, with as much static
-/// shared memory as no kernel has that takes both.
+/// Dynamic shared memory that a block may have without being asked for, in bytes: 48 KiB less the static shared memory, of
+/// which no kernel that takes both has 8 KiB.
 const PLAIN_SHARED: u32 = 40 << 10;
 
 /// What all sessions on a GPU share.
