@@ -410,10 +410,10 @@ enum diffusion_precision_enum {
     /** IEEE half precision. CUDA only. */
     DIFFUSION_PRECISION_F16 = 1,
     /**
-     * bfloat16: the range of f32, less precise than f16. On the CPU only where it has AVX512-BF16,
-     * and only for what linear layers, 1x1 and strided convolutions and long attention multiply:
-     * activations and all else stay f32. The relative error (L2) of a Stable Diffusion 1.5 U-Net is
-     * then 5e-3.
+     * bfloat16: the range of f32, less precise than f16. On the CPU only where it is faster than
+     * f32, which is AMD's with AVX512-BF16, and only for what linear layers, 1x1 and strided
+     * convolutions and long attention multiply: activations and all else stay f32. The relative
+     * error (L2) of a Stable Diffusion 1.5 U-Net is then 5e-3.
      */
     DIFFUSION_PRECISION_BF16 = 2,
     /** Single precision. On CUDA several times slower than the others. */

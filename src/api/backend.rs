@@ -182,7 +182,10 @@ fn cpu(options: &EngineOptions) -> Result<AnyBackend> {
     if options.precision == Some(Precision::Bf16) {
         cpu = cpu.with_bf16().ok_or_else(|| {
             let cpu = cpu.description();
-            error!(Unsupported, "precision: {cpu} has no products in bf16, which take AVX512-BF16; use f32")
+            error!(
+                Unsupported,
+                "precision: {cpu} multiplies no faster in bf16, as AMD's AVX512-BF16 does; use f32"
+            )
         })?;
     }
     if let Some(message) = ignored_environment() {

@@ -40,7 +40,7 @@ mod strips;
 mod tests;
 #[cfg(test)]
 mod tests_attention;
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests_bf16;
 #[cfg(test)]
 mod tests_inner;
@@ -187,13 +187,20 @@ impl Cpu {
     }
 
     /// The same CPU, where linear layers, 1×1 and strided convolutions prepared from now on round weights and inputs to bf16
-    /// and add up their products in `f32`, if it has instructions for that.
+    /// and add up their products in `f32`, if it has instructions for that and they are faster.
     pub fn with_bf16(&self) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
-        if self.device.kernels.pairs.is_some() && kernel_bf16::available() {
-            return Some(Self { bf16: true, ..self.clone() });
+        if kernel_bf16::is_faster() {
+            return self.with_pairs();
         }
         None
+    }
+
+    /// As [`Self::with_bf16`], however fast they are.
+    #[cfg(target_arch = "x86_64")]
+    fn with_pairs(&self) -> Option<Self> {
+        let has = self.device.kernels.pairs.is_some() && kernel_bf16::available();
+        has.then(|| Self { bf16: true, ..self.clone() })
     }
 
     /// Whether it is one [`Cpu::with_bf16`].

@@ -97,16 +97,23 @@ impl Simd {
     }
 }
 
+/// Whether AMD made this processor.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn is_amd() -> bool {
+    // SAFETY: every x86-64 has the instruction. Newer compilers know that.
+    #[allow(unused_unsafe)]
+    let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+}
+
 /// Whether this is a Zen 3 or 4 of AMD, of which only the latter has AVX-512.
 #[cfg(target_arch = "x86_64")]
 fn is_zen4() -> bool {
-    use std::arch::x86_64::__cpuid;
-    // SAFETY: every x86-64 has the instruction. Newer compilers know that.
+    // SAFETY: as in `is_amd`.
     #[allow(unused_unsafe)]
-    let (vendor, version) = unsafe { (__cpuid(0), __cpuid(1).eax) };
-    let bytes = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+    let version = unsafe { std::arch::x86_64::__cpuid(1).eax };
     let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
-    bytes.as_flattened() == b"AuthenticAMD" && family == 0x19
+    is_amd() && family == 0x19
 }
 
 /// The variable's value; an empty one says nothing.

@@ -9,7 +9,7 @@ use crate::testing::relative_l2;
 
 /// A CPU for bf16, if this machine has one.
 fn cpu(threads: usize) -> Option<Cpu> {
-    Cpu::with_simd(threads, None, *Simd::available().last().unwrap()).unwrap().with_bf16()
+    Cpu::with_simd(threads, None, *Simd::available().last().unwrap()).unwrap().with_pairs()
 }
 
 fn round(values: &[f32]) -> Vec<f32> {
@@ -159,6 +159,6 @@ fn what_has_fast_algorithms_stays_as_stored() {
 #[test]
 fn an_instruction_set_without_bf16_has_none() {
     for simd in Simd::available().into_iter().filter(|simd| !simd.name().starts_with("AVX-512")) {
-        assert!(Cpu::with_simd(1, None, simd).unwrap().with_bf16().is_none(), "{simd:?}");
+        assert!(Cpu::with_simd(1, None, simd).unwrap().with_pairs().is_none(), "{simd:?}");
     }
 }
