@@ -573,8 +573,8 @@ DIFFUSION_API void diffusion_engine_desc_init(diffusion_engine_desc *desc, size_
  * CUDA's libraries are looked for, and loaded, when the first engine needs them and stay loaded.
  *
  * The CPU's instruction set is found at run time. To keep it from those past one, set the
- * environment variable LIBDIFFUSION_CPU to portable, sse2, avx2, avx512 or zen4; another value
- * limits nothing and is told in the log at ::DIFFUSION_LOG_WARN.
+ * environment variable LIBDIFFUSION_CPU to portable, sse2, avx2, avx512 or zen4, on AArch64 to
+ * portable or neon; another value limits nothing and is told in the log at ::DIFFUSION_LOG_WARN.
  *
  * \param desc What is wanted; NULL = all defaults.
  * \param engine Receives the engine, to be freed with diffusion_engine_free(); NULL on failure.

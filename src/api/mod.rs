@@ -43,7 +43,11 @@ pub use crate::util::log::{Level, Log};
 /// How the library was built, one `key: value` a line.
 pub fn build_info() -> String {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    let cpu = if cfg!(target_arch = "x86_64") { "generic avx2 avx512" } else { "generic" };
+    let cpu = match std::env::consts::ARCH {
+        "x86_64" => "generic avx2 avx512",
+        "aarch64" => "generic neon",
+        _ => "generic",
+    };
     let features = if cfg!(feature = "fault-injection") { "fault-injection" } else { "" };
     format!(
         "version: {}\ntarget: {}-{}\nprofile: {profile}\ncpu: {cpu}\nfeatures: {features}\n",

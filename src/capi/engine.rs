@@ -218,8 +218,8 @@ pub unsafe extern "C" fn diffusion_engine_desc_init(desc: *mut diffusion_engine_
 /// CUDA's libraries are looked for, and loaded, when the first engine needs them and stay loaded.
 ///
 /// The CPU's instruction set is found at run time. To keep it from those past one, set the environment variable
-/// LIBDIFFUSION_CPU to portable, sse2, avx2, avx512 or zen4; another value limits nothing and is told in the log at
-/// ::DIFFUSION_LOG_WARN.
+/// LIBDIFFUSION_CPU to portable, sse2, avx2, avx512 or zen4, on AArch64 to portable or neon; another value limits nothing
+/// and is told in the log at ::DIFFUSION_LOG_WARN.
 ///
 /// \param desc What is wanted; NULL = all defaults.
 /// \param engine Receives the engine, to be freed with diffusion_engine_free(); NULL on failure.

@@ -18,6 +18,8 @@ pub fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<J
 pub struct Arithmetic {
     #[cfg(target_arch = "x86_64")]
     before: u32,
+    #[cfg(target_arch = "aarch64")]
+    before: u64,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -52,7 +54,33 @@ impl Arithmetic {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+impl Arithmetic {
+    /// FPCR when a process starts.
+    const STANDARD: u64 = 0;
+
+    pub fn standard() -> Self {
+        let before;
+        // SAFETY: every AArch64 has the register.
+        unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) before, options(nomem, nostack, preserves_flags)) };
+        let arithmetic = Self { before };
+        if arithmetic.differs() {
+            Self::set(Self::STANDARD);
+        }
+        arithmetic
+    }
+
+    fn differs(&self) -> bool {
+        self.before != Self::STANDARD
+    }
+
+    fn set(value: u64) {
+        // SAFETY: the value is the standard's or came from the register.
+        unsafe { std::arch::asm!("msr fpcr, {}", in(reg) value, options(nostack, preserves_flags)) };
+    }
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl Drop for Arithmetic {
     fn drop(&mut self) {
         if self.differs() {
@@ -61,7 +89,7 @@ impl Drop for Arithmetic {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 impl Arithmetic {
     pub fn standard() -> Self {
         Self {}

@@ -5,6 +5,8 @@
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::kernel::{Four, STEPS, Vector, for_each_row};
+#[cfg(target_arch = "aarch64")]
+use super::kernel_arm::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::kernel_x86::{Avx2, Avx512, Sse2};
 use super::pack::WIDEST;
@@ -60,6 +62,8 @@ impl Parts {
             Simd::Avx2 => &AVX2,
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 | Simd::Zen4 => &AVX512,
+            #[cfg(target_arch = "aarch64")]
+            Simd::Neon => &NEON,
         }
     }
 
@@ -220,4 +224,8 @@ parts!(
 parts!(
     #[cfg(target_arch = "x86_64")]
     AVX512, avx512, Avx512, [target_feature(enable = "avx512f,avx512dq")], [1 2 3 4 5 6 7 8 9 10 11 12]
+);
+parts!(
+    #[cfg(target_arch = "aarch64")]
+    NEON, neon, Neon, [], [1 2 3 4 5 6 7 8 9 10 11 12]
 );

@@ -20,6 +20,7 @@ pub(super) const ROWS: usize = 16;
 const LINE: usize = 16;
 
 /// The arguments of a micro-kernel for Winograd's inner product of `MR` rows, see [`kernel_inner`](super::kernel_inner).
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct InnerTile {
     /// `MR` rows, each multiplied by its power of two, a constant number of values apart.
     pub(super) a: *const f32,
@@ -54,6 +55,7 @@ pub(super) struct InnerTiles {
 }
 
 /// Rows to be brought to the size of columns, each by a power of two, for an [`InnerTile`].
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct InnerRows {
     /// `count` pointers to rows.
     pub(super) from: [*const f32; 16],

@@ -84,6 +84,7 @@ pub(super) struct Tile {
 pub(super) type TileFn = unsafe fn(&Tile);
 
 /// The arguments of a micro-kernel for bf16 of `MR` rows. Values of A and of B come in pairs of neighbours in `k`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct PairTile {
     /// `MR` rows of pairs, `a_stride` apart.
     pub(super) a: *const u32,
@@ -168,6 +169,8 @@ impl Kernels {
             Simd::Avx512 => &super::kernel_x86::AVX512,
             #[cfg(target_arch = "x86_64")]
             Simd::Zen4 => &super::kernel_x86::ZEN4,
+            #[cfg(target_arch = "aarch64")]
+            Simd::Neon => &super::kernel_arm::NEON,
         }
     }
 

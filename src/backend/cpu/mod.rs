@@ -17,6 +17,8 @@ mod gemm_task;
 mod inner;
 mod int8;
 mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod kernel_arm;
 #[cfg(target_arch = "x86_64")]
 mod kernel_bf16;
 #[cfg(target_arch = "x86_64")]
@@ -131,8 +133,8 @@ impl Cpu {
     /// A CPU that computes with `threads` threads, the caller's included (0: one for each processor that this
     /// process may use), and allocates at most `memory_limit` bytes for weights and activations together.
     ///
-    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2, avx512 or zen4) limits the instructions it uses;
-    /// [`ignored_environment`] tells of another value.
+    /// The environment variable `LIBDIFFUSION_CPU` (portable, sse2, avx2, avx512 or zen4; on AArch64 portable or neon) limits
+    /// the instructions it uses; [`ignored_environment`] tells of another value.
     ///
     /// Fails with `InvalidArgument` for more threads than `limits::THREADS`, and with `OutOfMemory` when the system
     /// starts no more threads.

@@ -17,7 +17,12 @@ pub(super) fn prefetch_line<T>(from: *const T) {
         // SAFETY: every x86-64 has SSE; a prefetch of any address does no harm.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch of any address does no harm.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) from, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = from;
 }
 

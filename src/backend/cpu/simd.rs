@@ -3,6 +3,14 @@
 /// The environment variable that names the widest instruction set to use: to find out whether one is at fault, and to
 /// see here what other machines do.
 const VARIABLE: &str = "LIBDIFFUSION_CPU";
+/// What it can say on such a machine.
+const NAMES: &str = if cfg!(target_arch = "x86_64") {
+    "portable, sse2, avx2, avx512 and zen4"
+} else if cfg!(target_arch = "aarch64") {
+    "portable and neon"
+} else {
+    "portable"
+};
 
 /// An instruction set that every operation has a path for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +29,9 @@ pub(super) enum Simd {
     /// The same on AMD's Zen 4, whose adders work beside its multiply-adders.
     #[cfg(target_arch = "x86_64")]
     Zen4,
+    /// What every AArch64 has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Simd {
@@ -42,6 +53,8 @@ impl Simd {
                 paths.push(Simd::Zen4);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        paths.push(Simd::Neon);
         paths
     }
 
@@ -77,6 +90,8 @@ impl Simd {
             "avx512" => Some(Simd::Avx512),
             #[cfg(target_arch = "x86_64")]
             "zen4" => Some(Simd::Zen4),
+            #[cfg(target_arch = "aarch64")]
+            "neon" => Some(Simd::Neon),
             _ => None,
         }
     }
@@ -93,6 +108,8 @@ impl Simd {
             Simd::Avx512 => "AVX-512",
             #[cfg(target_arch = "x86_64")]
             Simd::Zen4 => "AVX-512 Zen 4",
+            #[cfg(target_arch = "aarch64")]
+            Simd::Neon => "NEON",
         }
     }
 }
@@ -128,9 +145,9 @@ pub fn ignored_environment() -> Option<String> {
 }
 
 fn ignored(name: &str) -> Option<String> {
-    Simd::named(name).is_none().then(|| {
-        format!("environment variable {VARIABLE}: {name:?} is none of portable, sse2, avx2, avx512 and zen4, and is ignored")
-    })
+    Simd::named(name)
+        .is_none()
+        .then(|| format!("environment variable {VARIABLE}: {name:?} is none of {NAMES}, and is ignored"))
 }
 
 /// Whether `f32::mul_add` is one instruction on the portable path; elsewhere it would call a slow function.
@@ -165,6 +182,8 @@ macro_rules! vectorized {
                     // SAFETY: as above.
                     unsafe { avx512($($arg),*) }
                 }
+                #[cfg(target_arch = "aarch64")]
+                Simd::Neon => $body::<true>($($arg),*),
             }
         }
     };
@@ -183,9 +202,13 @@ mod tests {
         assert!(Simd::available().contains(&best) && best.is_faster());
         assert_eq!(Simd::fastest(Simd::named("portable")), Simd::Portable);
         #[cfg(target_arch = "x86_64")]
-        for (name, path) in
-            [("sse2", Simd::Sse2), ("AVX2", Simd::Avx2), ("avx512", Simd::Avx512), ("zen4", Simd::Zen4)]
-        {
+        let paths =
+            [("sse2", Simd::Sse2), ("AVX2", Simd::Avx2), ("avx512", Simd::Avx512), ("zen4", Simd::Zen4)];
+        #[cfg(target_arch = "aarch64")]
+        let paths = [("NEON", Simd::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let paths: [(&str, Simd); 0] = [];
+        for (name, path) in paths {
             assert_eq!(Simd::fastest(Simd::named(name)), path.min(best));
             assert_eq!(ignored(name), None);
         }

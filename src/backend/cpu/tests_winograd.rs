@@ -310,7 +310,7 @@ fn working_memory_is_bounded() {
         let before = cpu.memory_used() + 4 * case.output().len() as u64;
         cpu.conv2d(&x, &weight, Epilogue::default()).unwrap();
         let grown = cpu.memory_peak() - before;
-        assert!(grown < threads as u64 * (6 << 20), "{grown} bytes for {threads} threads");
+        assert!(grown <= threads as u64 * (6 << 20), "{grown} bytes for {threads} threads");
     }
 }
 

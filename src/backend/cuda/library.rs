@@ -182,7 +182,9 @@ fn later_places() -> Vec<PathBuf> {
     let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let mut places = Vec::new();
     if let Some(toolkit) = folder("CUDA_PATH") {
-        places.extend(["lib64", "lib", "targets/x86_64-linux/lib", "bin"].map(|name| toolkit.join(name)));
+        let target =
+            if cfg!(target_arch = "aarch64") { "targets/sbsa-linux/lib" } else { "targets/x86_64-linux/lib" };
+        places.extend(["lib64", "lib", target, "bin"].map(|name| toolkit.join(name)));
     }
     let environments: Vec<PathBuf> =
         [folder("VIRTUAL_ENV"), folder("CONDA_PREFIX"), folder("HOME").map(|home| home.join(".local"))]
