@@ -5,6 +5,9 @@
 //! (architectures, generic over a backend), `tokenizer`, `weights` (checkpoints), `backend` (tensors and
 //! their arithmetic) and `util`. Dependencies point down only; `ARCHITECTURE.md` draws the picture.
 
+#[cfg(target_endian = "big")]
+compile_error!("weights are read as they lie in their files, lowest byte first");
+
 pub mod api;
 pub mod backend;
 pub mod capi;

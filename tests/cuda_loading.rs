@@ -212,10 +212,11 @@ fn a_library_that_the_driver_does_not_serve_is_refused() {
 fn libraries_are_found_where_the_caller_says_in_the_toolkit_and_in_python_packages() {
     let Some(place) = Place::new("places") else { return };
     let packages = "lib/python3.12/site-packages/nvidia";
+    let target = if cfg!(target_arch = "aarch64") { "sbsa" } else { "x86_64" };
     for (name, folder, variable, value) in [
         ("the caller's", "named".to_owned(), "DIFFUSION_TEST_DIRECTORY", "named"),
         ("toolkit's lib64", "toolkit/lib64".to_owned(), "CUDA_PATH", "toolkit"),
-        ("toolkit's targets", "other/targets/x86_64-linux/lib".to_owned(), "CUDA_PATH", "other"),
+        ("toolkit's targets", format!("other/targets/{target}-linux/lib"), "CUDA_PATH", "other"),
         ("environment's", format!("venv/{packages}/cublas/lib"), "VIRTUAL_ENV", "venv"),
         ("conda's", format!("conda/{packages}/cu13/lib"), "CONDA_PREFIX", "conda"),
         ("user's", format!("user/.local/{packages}/cublas/lib"), "HOME", "user"),

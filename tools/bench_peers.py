@@ -9,7 +9,7 @@ paired with libdiffusion and takes turns with it, round by round, on the same pr
 Both keep their models loaded, but for stable-diffusion.cpp, whose every round is a run of its command line. A stage's
 share of the peak is the definition's operations over what the machine's multiply-adds in registers reach, measured
 before and after every pair. The arithmetic is f32 for everybody but the rows that say bf16, which are paired with
-libdiffusion in bf16 (and the products of stable-diffusion.cpp with f16 weights, which it computes in f16).
+libdiffusion in bf16, or in f32 on processors where it refuses bf16 (and the products of stable-diffusion.cpp with f16 weights, which it computes in f16).
 
 The set small is Stable Diffusion 1.5 and takes about half an hour on two processors, large is SDXL's U-Net and takes
 longer. `--isa avx2` keeps everybody to AVX2, where a library can be told (the note under the table says where not).
@@ -70,11 +70,6 @@ OURS_BF16 = "libdiffusion, bf16"
 OUR_MEMORY = {"sd15": 4, "sdxl": 8}
 
 
-def ours(row):
-    """The row of libdiffusion in a peer's precision, which the peer is paired with."""
-    return OURS_BF16 if row.endswith("bf16") else OURS
-
-
 def name(row):
     return PEERS[row].name if row in PEERS else row
 
@@ -90,6 +85,8 @@ class Bench:
         self.peaks = []
         # (row, size) -> rounds; row -> facts; row -> why it failed.
         self.rounds, self.facts, self.failures = {}, {}, {}
+        # Whether libdiffusion computes in it here: it refuses where f32 is faster.
+        self.bf16 = True
 
     def start(self, row, size):
         """The row's process, ready for rounds at this size."""
@@ -126,12 +123,28 @@ class Bench:
             raise Failed("this machine has no AVX2")
         self.peaks.append(max(rates))
 
+    def ours(self, row):
+        """The row of libdiffusion in a peer's precision, or in f32, which the peer is paired with."""
+        return OURS_BF16 if row.endswith("bf16") and self.bf16 else OURS
+
+    def start_ours(self, row, size):
+        try:
+            return self.start(self.ours(row), size)
+        except Failed as error:
+            if self.ours(row) == OURS:
+                raise
+            say(f"libdiffusion computes in f32 beside {name(row)}: {error}")
+            self.bf16 = False
+            return self.start(OURS, size)
+
     def pair(self, row, size):
         """Rounds of libdiffusion and of a peer in turn."""
-        both, us = {}, ours(row)
+        both = {}
         try:
-            for one in (us, row):
-                both[one] = self.start(one, size)
+            worker = self.start_ours(row, size)
+            us = self.ours(row)
+            both[us] = worker
+            both[row] = self.start(row, size)
             command_line = isinstance(both[row], Sdcpp)
             for one in [us] if command_line else [us, row]:
                 both[one].round()
@@ -202,7 +215,7 @@ class Bench:
         peak = statistics.median(self.peaks)
         first = next(iter(self.sizes))
         peers = [row for row in self.args.peers if row not in self.failures]
-        rows = [*dict.fromkeys(sorted(map(ours, peers))), *peers]
+        rows = [*dict.fromkeys(sorted(map(self.ours, peers))), *peers]
         print(f"{self.args.threads} threads, {self.family}, {datetime.date.today()}; peak of multiply-adds "
               f"{peak:.0f} GFLOP/s ({min(self.peaks):.0f}-{max(self.peaks):.0f})"
               + (", everybody kept to AVX2" if self.args.isa else "") + "\n")
@@ -222,14 +235,14 @@ class Bench:
             print("| " + " | ".join(cells) + " |")
         for row, why in self.failures.items():
             print(f"| {PEERS[row].name} | " + " | ".join([why, *[""] * (len(header) - 2)]) + " |")
-        print("\nTimes that of libdiffusion in the same precision, medians of the rounds (min-max):\n")
+        print("\nTimes that of libdiffusion in the same precision (in f32 where it refuses bf16), medians of the rounds (min-max):\n")
         print("| " + " | ".join(["", *titles]) + " |\n|" + "---|" * (1 + len(columns)))
         for row in peers:
             cells = [name(row)]
             for stage, size in columns:
                 rounds = self.rounds.get((row, size))
                 ratios = [theirs["seconds"][stage] / us["seconds"][stage]
-                          for theirs, us in zip(rounds[row], rounds[ours(row)])] if rounds else []
+                          for theirs, us in zip(rounds[row], rounds[self.ours(row)])] if rounds else []
                 cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if ratios else "")
             print("| " + " | ".join(cells) + " |")
         self.notes(rows)

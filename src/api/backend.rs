@@ -184,7 +184,7 @@ fn cpu(options: &EngineOptions) -> Result<AnyBackend> {
             let cpu = cpu.description();
             error!(
                 Unsupported,
-                "precision: {cpu} multiplies no faster in bf16, as AMD's AVX512-BF16 does; use f32"
+                "precision: {cpu} has no products in bf16 that are faster, as AMD's with AVX512-BF16 has; use f32"
             )
         })?;
     }

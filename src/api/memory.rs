@@ -177,7 +177,7 @@ mod tests {
         compare(&Engine::new(strict).unwrap(), &folder("models/emoji-64"), &QUERIES[0]);
     }
 
-    /// To the byte; the decoder's attention at 256×256 is long enough for bf16 too. Only where the processor has it.
+    /// To the byte; the decoder's attention at 256×256 is long enough for bf16 too. Only where that is faster than f32.
     #[test]
     fn predictions_in_bf16_are_what_the_engine_takes() {
         let large = MemoryQuery { width: 256, height: 256, ..QUERIES[0] };

@@ -55,7 +55,8 @@ pub(super) fn rounded(bytes: usize) -> Option<usize> {
     bytes.max(1).checked_next_multiple_of(GRANULE)
 }
 
-/// The pages of large activations on the CPU come in chunks of this many bytes: one huge page.
+/// The pages of large activations on the CPU come in chunks of this many bytes: one huge page of a system
+/// whose pages have 4096.
 pub(super) const CHUNK: usize = 2 << 20;
 
 /// Bytes of an activation of at least `bytes` that is made of whole chunks, which any others that are free will do for;

@@ -4,6 +4,7 @@
 #include "support.h"
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 static diffusion_engine *new_engine(uint32_t threads, uint64_t limit) {
     diffusion_engine_desc desc = DIFFUSION_ENGINE_DESC_INIT;
@@ -156,7 +157,7 @@ static void exhausted_memory_is_an_error(void) {
     REQUIRE(statm != NULL && fscanf(statm, "%ld", &pages) == 1 && getrlimit(RLIMIT_AS, &before) == 0);
     fclose(statm);
     less = before;
-    less.rlim_cur = (rlim_t)pages * 4096 + ((rlim_t)1 << 30);
+    less.rlim_cur = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + ((rlim_t)1 << 30);
     query.width = query.height = 8192;
     query.batch_size = 64; /* the latents alone take 4.3 GB */
     set_size(request, 8192);

@@ -31,8 +31,7 @@ impl Vector for Neon {
         unsafe {
             let bits = vld1_u16(from);
             let values: float32x4_t;
-            asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) values, in(vreg) bits,
-                options(pure, nomem, nostack, preserves_flags));
+            asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) values, in(vreg) bits, options(pure, nomem, nostack));
             Self(values)
         }
     }

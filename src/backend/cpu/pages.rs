@@ -27,7 +27,7 @@ impl Pages {
         let [mut pages, _] = rest.split(whole);
         // What is left of the last page goes with it.
         pages.bytes = bytes;
-        // Whole huge pages only: one for the rest would be more memory than was asked for.
+        // Whole chunks only: a huge page for the rest would be more memory than was asked for.
         system::ask_for_huge_pages(pages.start, bytes / CHUNK * CHUNK);
         Some(pages)
     }
