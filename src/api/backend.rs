@@ -184,7 +184,7 @@ fn cpu(options: &EngineOptions) -> Result<AnyBackend> {
             let cpu = cpu.description();
             error!(
                 Unsupported,
-                "precision: {cpu} has no products in bf16 that are faster, as AMD's with AVX512-BF16 has; use f32"
+                "precision: {cpu} multiplies no faster in bf16, which takes AMD's AVX512-BF16; use f32"
             )
         })?;
     }

@@ -1,6 +1,5 @@
 //! The micro-kernels for AVX-512 BF16 (12 × 32), which multiply twice as many values at a time as those for `f32`. Intel's
-//! Sapphire and Emerald Rapids begin such a multiplication every other cycle and four of `f32` meanwhile, so there they
-//! take longer.
+//! Emerald Rapids begins four multiply-adds of `f32` for one such, so there they take longer.
 
 use std::arch::x86_64::*;
 

@@ -162,3 +162,13 @@ fn an_instruction_set_without_bf16_has_none() {
         assert!(Cpu::with_simd(1, None, simd).unwrap().with_pairs().is_none(), "{simd:?}");
     }
 }
+
+/// By what the system says of the processor.
+#[cfg(target_os = "linux")]
+#[test]
+fn it_is_offered_where_it_is_faster() {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let faster = processor.contains("AuthenticAMD") && processor.contains("avx512_bf16");
+    let best = Cpu::with_simd(1, None, *Simd::available().last().unwrap()).unwrap();
+    assert_eq!(best.with_bf16().is_some(), faster);
+}
