@@ -9,7 +9,8 @@ paired with libdiffusion and takes turns with it, round by round, on the same pr
 Both keep their models loaded, but for stable-diffusion.cpp, whose every round is a run of its command line. A stage's
 share of the peak is the definition's operations over what the machine's multiply-adds in registers reach, measured
 before and after every pair. The arithmetic is f32 for everybody but the rows that say bf16, which are paired with
-libdiffusion in bf16, or in f32 on processors where it refuses bf16 (and the products of stable-diffusion.cpp with f16 weights, which it computes in f16).
+libdiffusion in bf16, or in f32 on processors where it refuses bf16 (and the products of stable-diffusion.cpp with f16
+weights, which it computes in f16).
 
 The set small is Stable Diffusion 1.5 and takes about half an hour on two processors, large is SDXL's U-Net and takes
 longer. `--isa avx2` keeps everybody to AVX2, where a library can be told (the note under the table says where not).
@@ -85,8 +86,6 @@ class Bench:
         self.peaks = []
         # (row, size) -> rounds; row -> facts; row -> why it failed.
         self.rounds, self.facts, self.failures = {}, {}, {}
-        # Whether libdiffusion computes in it here: it refuses where f32 is faster.
-        self.bf16 = True
 
     def start(self, row, size):
         """The row's process, ready for rounds at this size."""
@@ -124,26 +123,22 @@ class Bench:
         self.peaks.append(max(rates))
 
     def ours(self, row):
-        """The row of libdiffusion in a peer's precision, or in f32, which the peer is paired with."""
-        return OURS_BF16 if row.endswith("bf16") and self.bf16 else OURS
-
-    def start_ours(self, row, size):
-        try:
-            return self.start(self.ours(row), size)
-        except Failed as error:
-            if self.ours(row) == OURS:
-                raise
-            say(f"libdiffusion computes in f32 beside {name(row)}: {error}")
-            self.bf16 = False
-            return self.start(OURS, size)
+        """The row of libdiffusion that a peer was paired with."""
+        return next(one for (peer, _), rounds in self.rounds.items() if peer == row for one in rounds if one != row)
 
     def pair(self, row, size):
-        """Rounds of libdiffusion and of a peer in turn."""
-        both = {}
+        """Rounds of libdiffusion, in the peer's precision if it computes in that here, and of a peer in turn."""
+        both, us = {}, OURS_BF16 if row.endswith("bf16") else OURS
         try:
-            worker = self.start_ours(row, size)
-            us = self.ours(row)
-            both[us] = worker
+            try:
+                both[us] = self.start(us, size)
+            except Failed as error:
+                # It refuses bf16 where f32 is faster.
+                if us == OURS or "precision:" not in str(error):
+                    raise
+                say(f"libdiffusion computes in f32 beside {name(row)}: {error}")
+                us = OURS
+                both[us] = self.start(us, size)
             both[row] = self.start(row, size)
             command_line = isinstance(both[row], Sdcpp)
             for one in [us] if command_line else [us, row]:
@@ -235,7 +230,8 @@ class Bench:
             print("| " + " | ".join(cells) + " |")
         for row, why in self.failures.items():
             print(f"| {PEERS[row].name} | " + " | ".join([why, *[""] * (len(header) - 2)]) + " |")
-        print("\nTimes that of libdiffusion in the same precision (in f32 where it refuses bf16), medians of the rounds (min-max):\n")
+        print("\nTimes that of libdiffusion in the same precision (in f32 where it refuses bf16), medians of the rounds "
+              "(min-max):\n")
         print("| " + " | ".join(["", *titles]) + " |\n|" + "---|" * (1 + len(columns)))
         for row in peers:
             cells = [name(row)]
