@@ -8,7 +8,7 @@ use super::engine::EngineOptions;
 use super::model::ModelOptions;
 use crate::backend::cpu::{Cpu, ignored_environment};
 use crate::backend::cuda::library::Search;
-use crate::backend::cuda::{self, CallersContext, Cuda};
+use crate::backend::cuda::{self, CallersState, Cuda};
 use crate::backend::shape::Shapes;
 use crate::backend::{Backend, WeightFormat};
 use crate::pipeline::request::{Observer, Output, Request};
@@ -68,7 +68,7 @@ impl AnyBackend {
             Self::Cpu(cpu) => Loaded::load(path, variant, &cpu.with_weights(weights), log),
             Self::Cuda(cuda) => {
                 check_cuda_weights(weights)?;
-                let _callers = CallersContext::keep();
+                let _callers = CallersState::keep();
                 Loaded::load(path, variant, cuda, log)
             }
         }

@@ -439,6 +439,45 @@ static void the_callers_context_stays_current(void) {
     CHECK(release(1) == 0);
 }
 
+/* A host may record a stream of its own meanwhile, on this thread or another: the recording is not spoiled. */
+static void the_hosts_recording_goes_on(void) {
+    REQUIRE(reset());
+    int (*set_current)(void *), (*retain)(void **, int), (*release)(int), (*exchange)(int *);
+    int (*stream_new)(void **, unsigned), (*stream_free)(void *), (*begin)(void *, int), (*end)(void *, void **);
+    int (*graph_free)(void *);
+    *(void **)&set_current = driver_function("cuCtxSetCurrent");
+    *(void **)&retain = driver_function("cuDevicePrimaryCtxRetain");
+    *(void **)&release = driver_function("cuDevicePrimaryCtxRelease_v2");
+    *(void **)&exchange = driver_function("cuThreadExchangeStreamCaptureMode");
+    *(void **)&stream_new = driver_function("cuStreamCreate");
+    *(void **)&stream_free = driver_function("cuStreamDestroy_v2");
+    *(void **)&begin = driver_function("cuStreamBeginCapture_v2");
+    *(void **)&end = driver_function("cuStreamEndCapture");
+    *(void **)&graph_free = driver_function("cuGraphDestroy");
+    REQUIRE(set_current && retain && release && exchange && stream_new && stream_free && begin && end && graph_free);
+    enum { NON_BLOCKING = 1, GLOBAL = 0, THREAD_LOCAL = 1, STEPS = 3 };
+    void *context = NULL, *stream = NULL, *graph = NULL;
+    REQUIRE(retain(&context, 0) == 0 && set_current(context) == 0 && stream_new(&stream, NON_BLOCKING) == 0);
+    int mode = THREAD_LOCAL;
+    CHECK(exchange(&mode) == 0 && mode == GLOBAL);
+
+    REQUIRE(begin(stream, GLOBAL) == 0);
+    diffusion_engine_desc desc = on_device(0);
+    diffusion_model *model = load_on(&desc);
+    diffusion_session *session = new_session(model);
+    diffusion_request *r = new_request_for(model, STEPS, 7);
+    picture p = session_picture(session, r);
+    picture_free(&p);
+    diffusion_request_free(r);
+    diffusion_session_free(session);
+    diffusion_model_free(model);
+    CHECK(end(stream, &graph) == 0 && graph != NULL);
+
+    mode = GLOBAL;
+    CHECK(exchange(&mode) == 0 && mode == THREAD_LOCAL); /* as the host had left it */
+    CHECK(graph_free(graph) == 0 && stream_free(stream) == 0 && set_current(NULL) == 0 && release(0) == 0);
+}
+
 static void sessions_run_side_by_side(void) {
     REQUIRE(reset());
     enum { SESSIONS = 3 };
@@ -473,4 +512,4 @@ TOPIC(cuda, TEST(devices_are_listed), TEST(a_device_that_does_not_exist), TEST(a
       TEST(memory_is_told_and_comes_back), TEST(a_job_is_cancelled_while_it_runs),
       TEST(device_memory_ends_in_the_middle_of_a_job), TEST(a_device_too_small_for_the_model),
       TEST(the_device_limit_is_kept), TEST(int8_weights_are_refused), TEST(a_lost_device_is_lost_alone), TEST(sessions_run_side_by_side),
-      TEST(the_callers_context_stays_current));
+      TEST(the_callers_context_stays_current), TEST(the_hosts_recording_goes_on));

@@ -78,12 +78,16 @@ bool start_kernel(Context& context) {
 }
 
 enum CaptureMode { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 };
+// What the calling thread lets captures forbid it.
+static thread_local int thread_mode = GLOBAL;
 
 Result refuse_while_capturing(Context& context) {
     Result result = SUCCESS;
+    if (thread_mode == RELAXED) return result;
     for (Stream* stream : context.capturing) {
         const bool other_thread = stream->thread != std::this_thread::get_id();
-        if (stream->mode == RELAXED || (stream->mode == THREAD_LOCAL && other_thread)) continue;
+        if (stream->mode == RELAXED) continue;
+        if (other_thread && (stream->mode == THREAD_LOCAL || thread_mode == THREAD_LOCAL)) continue;
         stream->invalidated = true;
         result = ERROR_STREAM_CAPTURE_UNSUPPORTED;
     }
@@ -217,6 +221,13 @@ static Result elapsed(float* milliseconds, void* from_handle, void* to_handle) {
 }
 API Result cuEventElapsedTime(float* milliseconds, void* from, void* to) { return elapsed(milliseconds, from, to); }
 API Result cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) { return elapsed(milliseconds, from, to); }
+
+API Result cuThreadExchangeStreamCaptureMode(int* mode) {
+    ENTER;
+    if (*mode < GLOBAL || *mode > RELAXED) return ERROR_INVALID_VALUE;
+    std::swap(*mode, thread_mode);
+    return SUCCESS;
+}
 
 API Result cuStreamBeginCapture_v2(void* handle, int mode) {
     ENTER_CONTEXT;

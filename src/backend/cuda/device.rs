@@ -11,7 +11,7 @@ use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult,
 };
 
-use super::callers::CallersContext;
+use super::callers::{CallersState, allow_while_recording};
 use super::error::{Health, opened};
 use super::images::{Image, Images};
 use super::matmul::Library;
@@ -126,7 +126,7 @@ impl Device {
         let context = opened(&name, "opening", unsafe { result::primary_ctx::retain(device) })?;
         let health = Health::default();
         let context = Context { device, context };
-        let _callers = CallersContext::keep();
+        let _callers = CallersState::keep();
         // SAFETY: the context was just retained.
         health.of(&name, "opening", unsafe { result::ctx::set_current(context.context) })?;
         // The first call that needs a context that works: another engine may have broken it.
@@ -168,14 +168,15 @@ impl Device {
     /// Fails with `DeviceLost` after an error that the GPU did not survive.
     pub(super) fn bind(&self) -> Result<()> {
         self.health.check()?;
+        allow_while_recording();
         // SAFETY: the context is retained as long as `self` is there.
         self.check("binding", unsafe { result::ctx::set_current(self.context.context) })
     }
 
     /// [`Device::bind`] for destructors, which run on any thread: until the result is dropped. `None` if it is not worth
     /// while to call the driver.
-    pub(super) fn bind_to_drop(&self) -> Option<CallersContext> {
-        let callers = CallersContext::keep();
+    pub(super) fn bind_to_drop(&self) -> Option<CallersState> {
+        let callers = CallersState::keep();
         // SAFETY: as in `bind`.
         unsafe { result::ctx::set_current(self.context.context) }.is_ok().then_some(callers)
     }

@@ -38,7 +38,7 @@ use cudarc::driver::sys::CUdeviceptr;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-pub(crate) use self::callers::CallersContext;
+pub(crate) use self::callers::CallersState;
 use self::device::{Device, lock};
 use self::pool::{Block, Pool};
 pub use self::repeat::CudaRepeated;
@@ -140,7 +140,7 @@ impl Cuda {
     }
 
     fn session_of(device: Arc<Device>) -> Result<Self> {
-        let _callers = CallersContext::keep();
+        let _callers = CallersState::keep();
         device.bind()?;
         let pool = Pool::new(&device)?;
         Ok(Self {

@@ -144,3 +144,39 @@ fn other_threads_go_on() {
     expect_error(allocate_elsewhere(), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     expect_error(end(&gpu).map(|_| ()), CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
 }
+
+/// Unless the thread says that it does not care, or only for its own.
+#[test]
+fn a_thread_may_allocate_in_spite_of_captures() {
+    let stand_in = StandIn::new();
+    let gpu = stand_in.gpu();
+    let relaxed = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    let exchange = |mut mode: CUstreamCaptureMode| {
+        // SAFETY: writes an enumeration's value.
+        unsafe { cudarc::driver::sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) }.result().unwrap();
+        mode
+    };
+    // SAFETY: freed at once.
+    let allocate = || unsafe { result::malloc_sync(4).and_then(|pointer| result::free_sync(pointer)) };
+    for mode in [THREAD_LOCAL, relaxed] {
+        gpu.stream.begin_capture(GLOBAL).unwrap();
+        std::thread::scope(|scope| {
+            let elsewhere = scope.spawn(|| {
+                gpu.context.bind_to_thread()?;
+                assert_eq!((exchange(mode), exchange(mode)), (GLOBAL, mode));
+                allocate()
+            });
+            elsewhere.join().unwrap().unwrap();
+        });
+        exchange(mode);
+        let own = allocate();
+        exchange(GLOBAL);
+        if mode == relaxed {
+            own.unwrap();
+            end(&gpu).unwrap();
+        } else {
+            expect_error(own, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+            expect_error(end(&gpu).map(|_| ()), CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+        }
+    }
+}
