@@ -5,11 +5,31 @@ use std::thread::{Builder, JoinHandle};
 
 /// Starts a thread of the library, with arithmetic as the standard has it and without the host's signals.
 pub fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    #[cfg(windows)]
+    stay_loaded();
     let _blocked = BlockedSignals::new();
     Builder::new().name(name).spawn(move || {
         let _arithmetic = Arithmetic::standard();
         body();
     })
+}
+
+/// Keeps the library in the process, as `-z nodelete` does on Linux: a host may unload it while threads run its code.
+#[cfg(windows)]
+fn stay_loaded() {
+    #[link(name = "kernel32")]
+    unsafe extern "system" {
+        fn GetModuleHandleExW(
+            flags: u32,
+            inside: *const std::ffi::c_void,
+            module: *mut *mut std::ffi::c_void,
+        ) -> i32;
+    }
+    const PIN: u32 = 1;
+    const FROM_ADDRESS: u32 = 4;
+    let mut module = std::ptr::null_mut();
+    // SAFETY: the address is within this module; the handle is only written.
+    let _ = unsafe { GetModuleHandleExW(PIN | FROM_ADDRESS, stay_loaded as *const _, &raw mut module) };
 }
 
 /// Arithmetic as the standard has it (rounding to nearest, subnormal numbers, no traps) until it is dropped, on this

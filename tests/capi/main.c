@@ -45,12 +45,22 @@ void check_status(const char *file, int line, const char *call, diffusion_status
         check_failed(file, line, "%s gave %s, not %s", call, diffusion_status_name(got), diffusion_status_name(want));
 }
 
+/* Whether `message` has `culprit`, whose paths are written with '/' on any system. */
+static bool names(const char *message, const char *culprit) {
+    for (;; message++) {
+        size_t i = 0;
+        while (culprit[i] != '\0' && (message[i] == culprit[i] || (culprit[i] == '/' && message[i] == '\\'))) i++;
+        if (culprit[i] == '\0') return true;
+        if (*message == '\0') return false;
+    }
+}
+
 void check_message(const char *file, int line, const char *message, const char *culprit) {
     size_t length = strlen(message);
     if (length == 0) check_failed(file, line, "the message is empty");
     if (strchr(message, '\n') != NULL) check_failed(file, line, "more than one line: \"%s\"", message);
     if (length > 0 && message[length - 1] == '.') check_failed(file, line, "ends with a dot: \"%s\"", message);
-    if (strstr(message, culprit) == NULL) check_failed(file, line, "\"%s\" does not name '%s'", message, culprit);
+    if (!names(message, culprit)) check_failed(file, line, "\"%s\" does not name '%s'", message, culprit);
 }
 
 void check_error(const char *file, int line, const char *call, diffusion_status got, diffusion_error **error,

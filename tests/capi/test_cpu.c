@@ -172,6 +172,7 @@ static void the_hosts_arithmetic_is_its_own(void) {
     picture_free(&p);
 }
 
+#if defined __linux__
 /* How many threads of this process take signals that they should not, or do not where they should; `ours` are the
  * library's. Of the others the first is the host's; an emulator or a sanitizer has some of its own. */
 static int wrong_threads(int *ours) {
@@ -216,6 +217,9 @@ static void threads_take_no_signals(void) {
     diffusion_model_free(model);
     diffusion_engine_free(engine);
 }
+#else
+static void threads_take_no_signals(void) {} /* /proc tells which they take */
+#endif
 
 TOPIC(cpu, TEST(any_number_of_threads_gives_the_same_bits), TEST(strict_is_closer_to_the_definition_and_another_way),
       TEST(every_instruction_set_gives_the_same_image), TEST(an_unknown_instruction_set_is_ignored_and_told),

@@ -383,6 +383,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn large_buffers_are_made_of_any_free_chunks() {
         let memory = Memory::new(None);
         let pool = Pool::new(&memory);

@@ -180,31 +180,46 @@ fn first_places(search: &Search) -> Vec<PathBuf> {
 /// The toolkit and Python's packages.
 fn later_places() -> Vec<PathBuf> {
     let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let mut places = Vec::new();
-    if let Some(toolkit) = folder("CUDA_PATH") {
-        let target =
-            if cfg!(target_arch = "aarch64") { "targets/sbsa-linux/lib" } else { "targets/x86_64-linux/lib" };
-        places.extend(["lib64", "lib", target, "bin"].map(|name| toolkit.join(name)));
+    let toolkit = if cfg!(windows) {
+        ["bin/x64", "bin"].as_slice()
+    } else if cfg!(target_arch = "aarch64") {
+        &["lib64", "lib", "targets/sbsa-linux/lib"]
+    } else {
+        &["lib64", "lib", "targets/x86_64-linux/lib"]
+    };
+    let mut places: Vec<PathBuf> =
+        folder("CUDA_PATH").iter().flat_map(|root| toolkit.iter().map(|name| root.join(name))).collect();
+    let mut environments: Vec<PathBuf> =
+        [folder("VIRTUAL_ENV"), folder("CONDA_PREFIX")].into_iter().flatten().collect();
+    if cfg!(windows) {
+        let installed = folder("LOCALAPPDATA").map(|root| root.join("Programs/Python"));
+        environments
+            .extend(installed.iter().flat_map(|root| matching(root, |name| name.starts_with("Python3"))));
+    } else {
+        environments.extend(folder("HOME").map(|home| home.join(".local")));
+        environments.extend(["/usr/local", "/usr"].map(PathBuf::from));
     }
-    let environments: Vec<PathBuf> =
-        [folder("VIRTUAL_ENV"), folder("CONDA_PREFIX"), folder("HOME").map(|home| home.join(".local"))]
-            .into_iter()
-            .flatten()
-            .chain(["/usr/local", "/usr"].map(PathBuf::from))
-            .collect();
-    for environment in environments {
-        places.extend(python_folders(&environment));
-    }
+    places.extend(environments.iter().flat_map(|environment| python_folders(environment)));
     places
 }
 
-/// The folders in which NVIDIA's Python packages have libraries: `lib/python3.N/site-packages/nvidia/*/lib`.
+/// The folders in which NVIDIA's Python packages have libraries: `lib/python3.N/site-packages/nvidia/*/lib`, on Windows
+/// `Lib/site-packages/nvidia/*/bin` and, from CUDA 13 on, a folder in that.
 fn python_folders(environment: &Path) -> Vec<PathBuf> {
+    let lib = environment.join("lib");
+    let (pythons, inside) = if cfg!(windows) {
+        (vec![lib], ["bin/x86_64", "bin"].as_slice())
+    } else {
+        (matching(&lib, |name| name.starts_with("python3")), ["lib"].as_slice())
+    };
     let mut found = Vec::new();
-    for python in matching(&environment.join("lib"), |name| name.starts_with("python3")) {
+    for python in pythons {
         for packages in ["site-packages", "dist-packages"] {
-            let nvidia = python.join(packages).join("nvidia");
-            found.extend(matching(&nvidia, |_| true).into_iter().map(|package| package.join("lib")));
+            for package in matching(&python.join(packages).join("nvidia"), |_| true) {
+                found.extend(
+                    inside.iter().map(|folder| package.join(folder)).filter(|folder| folder.is_dir()),
+                );
+            }
         }
     }
     found
@@ -237,29 +252,36 @@ mod tests {
         folder
     }
 
+    /// What NVIDIA's packages have, in the order in which it is searched, and then what is passed over.
+    #[cfg(not(windows))]
+    const PACKAGES: ([&str; 3], [&str; 1]) = (
+        [
+            "lib/python3.12/site-packages/nvidia/cu13/lib",
+            "lib/python3.9/site-packages/nvidia/cublas/lib",
+            "lib/python3/dist-packages/nvidia/cuda_nvrtc/lib",
+        ],
+        ["lib/perl5/site-packages/nvidia/cublas/lib"],
+    );
+    #[cfg(windows)]
+    const PACKAGES: ([&str; 3], [&str; 1]) = (
+        [
+            "Lib/site-packages/nvidia/cublas/bin",
+            "Lib/site-packages/nvidia/cu13/bin/x86_64",
+            "Lib/site-packages/nvidia/cu13/bin",
+        ],
+        ["Lib/other/nvidia/cublas/bin"],
+    );
+
     #[test]
     fn packages_of_python_are_searched_newest_first() {
         let root = folder("python");
-        for path in [
-            "lib/python3.9/site-packages/nvidia/cublas/lib",
-            "lib/python3.12/site-packages/nvidia/cu13/lib",
-            "lib/python3/dist-packages/nvidia/cuda_nvrtc/lib",
-            "lib/perl5/site-packages/nvidia/cublas/lib",
-        ] {
+        let (wanted, others) = PACKAGES;
+        for path in wanted.iter().chain(&others) {
             fs::create_dir_all(root.join(path)).unwrap();
         }
-        let found: Vec<String> = python_folders(&root)
-            .iter()
-            .map(|path| path.strip_prefix(&root).unwrap().to_string_lossy().into_owned())
-            .collect();
-        assert_eq!(
-            found,
-            [
-                "lib/python3.12/site-packages/nvidia/cu13/lib",
-                "lib/python3.9/site-packages/nvidia/cublas/lib",
-                "lib/python3/dist-packages/nvidia/cuda_nvrtc/lib",
-            ]
-        );
+        let real = |path: PathBuf| path.canonicalize().unwrap();
+        let found: Vec<PathBuf> = python_folders(&root).into_iter().map(real).collect();
+        assert_eq!(found, wanted.map(|path| real(root.join(path))));
         fs::remove_dir_all(root).unwrap();
     }
 
@@ -272,7 +294,7 @@ mod tests {
         let none = names(&["libdiffusion-test.so.1"]);
         assert!(!load_first(&none, from_ref(&named), from_ref(&later), &log));
         // Any library will do for one of CUDA's. It is found in the system's path, and in a folder only by its file.
-        let system = if cfg!(target_os = "linux") { "libc.so.6" } else { return };
+        let system = if cfg!(windows) { "kernel32.dll" } else { "libc.so.6" };
         assert!(load_first(&names(&["libdiffusion-none.so", system]), from_ref(&named), &[], &log));
         assert!(!load_first(&names(&["libdiffusion-none.so"]), from_ref(&named), from_ref(&later), &log));
         fs::remove_dir_all(named).unwrap();

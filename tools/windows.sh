@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Builds the library for Windows (x86-64), tests it under Wine, and draws README's picture there:
+#   tools/windows.sh OUTDIR        OUTDIR receives diffusion.dll, libdiffusion.dll.a to link with, tests and the picture
+# Needs Debian's gcc-mingw-w64-x86-64-posix and wine, and Rust's standard library for x86_64-pc-windows-gnu: that of `rustup
+# target add x86_64-pc-windows-gnu`, or its source to build it from, RUST_SRC=.../library of the same version of Rust. What
+# needs a stand-in for CUDA is left out: it has none for Windows.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=x86_64-pc-windows-gnu
+fail() { echo "tools/windows.sh: $*" >&2; exit 1; }
+[ $# = 1 ] || fail "usage: tools/windows.sh OUTDIR"
+out=$(mkdir -p "$1" && realpath "$1")
+for tool in x86_64-w64-mingw32-gcc wine; do
+    command -v $tool >/dev/null || fail "$tool is missing: Debian's packages gcc-mingw-w64-x86-64-posix and wine"
+done
+std=()
+if [ -n "${RUST_SRC:-}" ]; then
+    [ -e "$RUST_SRC/std/Cargo.toml" ] || fail "RUST_SRC=$RUST_SRC has no std/Cargo.toml"
+    export __CARGO_TESTS_ONLY_SRC_ROOT=$RUST_SRC RUSTC_BOOTSTRAP=1
+    std=(-Zbuild-std="std,panic_unwind,test")
+elif [ ! -e "$(rustc --print target-libdir --target $target)" ]; then
+    fail "Rust's standard library is missing: rustup target add $target"
+fi
+export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc
+export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine
+export WINEPREFIX=$out/wine WINEDEBUG=-all DIFFUSION_TEST_MODEL=models/emoji-64 TMPDIR=/tmp
+
+# library FOLDER CARGO-OPTION...
+library() {
+    mkdir -p "$1"
+    cargo rustc --release --lib --crate-type cdylib --target $target "${std[@]}" "${@:2}"
+    cp target/$target/release/{diffusion.dll,libdiffusion.dll.a} "$1/"
+}
+# c FOLDER GCC-OPTION...: with the library of the folder
+c() {
+    x86_64-w64-mingw32-gcc -std=c99 -O2 -Wall -Wextra -Wconversion -Werror -Iinclude "${@:2}" -L"$1" -ldiffusion \
+        -static-libgcc -Wl,-Bstatic -lpthread -Wl,-Bdynamic
+}
+# harness FOLDER GCC-OPTION...: floats are wider in mingw-w64's mathematics, and not every test calls every function
+harness() {
+    c "$1" -Wno-float-conversion -Wno-unused-function -D__USE_MINGW_ANSI_STDIO=1 -Itests/windows -include tests/windows/posix.h \
+        tests/capi/{main,support,files,mixture}.c tests/capi/test_*.c "${@:2}" -o "$1/capi.exe"
+}
+
+echo "== the library"
+library "$out"
+echo "== Wine"
+wineboot --init >/dev/null 2>&1 || true
+# Rust's standard library takes random numbers from a library of Windows 10's that Wine has from version 9 on.
+prng=$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll
+if [ ! -e "$prng" ]; then
+    x86_64-w64-mingw32-gcc -shared -O2 tests/windows/bcryptprimitives.c -ladvapi32 -o "$prng"
+fi
+
+echo "== README's picture"
+c "$out" examples/c/02_txt2img.c -o "$out/02_txt2img.exe"
+wine "$out/02_txt2img.exe" --model models/emoji --prompt "a rocket on a dark blue background" \
+    --guidance 2.5 --steps 20 --seed 1 -o "$out/demo.png"
+
+echo "== paths, unloading"
+c "$out" tests/windows/system.c -o "$out/system.exe"
+(cd "$out" && wine system.exe diffusion.dll)
+
+echo "== C harness"
+harness "$out"
+wine "$out/capi.exe"
+
+echo "== planted panics"
+library "$out/panics" --features fault-injection
+harness "$out/panics" -DDIFFUSION_FAULT_INJECTION
+wine "$out/panics/capi.exe" panics
+
+echo "== Rust tests"
+cargo test --release --lib --target $target "${std[@]}"
