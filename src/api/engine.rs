@@ -8,6 +8,7 @@ use super::device::{Device, Precision};
 use crate::util::error::{Result, bail};
 use crate::util::limits;
 use crate::util::log::Log;
+use crate::util::thread;
 
 /// How to make an engine. The default is the best device with all its cores, no memory limit, no log.
 ///
@@ -52,6 +53,7 @@ impl Engine {
         if options.threads > limits::THREADS {
             bail!(InvalidArgument, "threads: {} is more than {}", options.threads, limits::THREADS);
         }
+        thread::stay_loaded();
         let backend = AnyBackend::new(&options)?;
         options.log.info(format_args!(
             "engine: {}, {} threads, memory limit {} bytes",

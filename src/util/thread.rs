@@ -5,8 +5,6 @@ use std::thread::{Builder, JoinHandle};
 
 /// Starts a thread of the library, with arithmetic as the standard has it and without the host's signals.
 pub fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    #[cfg(windows)]
-    stay_loaded();
     let _blocked = BlockedSignals::new();
     Builder::new().name(name).spawn(move || {
         let _arithmetic = Arithmetic::standard();
@@ -14,23 +12,25 @@ pub fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<J
     })
 }
 
-/// Keeps the library in the process, as `-z nodelete` does on Linux: a host may unload it while threads run its code.
+/// Keeps the library in the process: a host may unload it while threads run its code. On Linux the file says so itself,
+/// by `-z nodelete`.
 #[cfg(windows)]
-fn stay_loaded() {
+pub fn stay_loaded() {
+    use std::ffi::c_void;
+
     #[link(name = "kernel32")]
     unsafe extern "system" {
-        fn GetModuleHandleExW(
-            flags: u32,
-            inside: *const std::ffi::c_void,
-            module: *mut *mut std::ffi::c_void,
-        ) -> i32;
+        fn GetModuleHandleExW(flags: u32, inside: *const c_void, module: *mut *mut c_void) -> i32;
     }
     const PIN: u32 = 1;
     const FROM_ADDRESS: u32 = 4;
     let mut module = std::ptr::null_mut();
     // SAFETY: the address is within this module; the handle is only written.
-    let _ = unsafe { GetModuleHandleExW(PIN | FROM_ADDRESS, stay_loaded as *const _, &raw mut module) };
+    let _ = unsafe { GetModuleHandleExW(PIN | FROM_ADDRESS, stay_loaded as *const c_void, &raw mut module) };
 }
+
+#[cfg(not(windows))]
+pub fn stay_loaded() {}
 
 /// Arithmetic as the standard has it (rounding to nearest, subnormal numbers, no traps) until it is dropped, on this
 /// thread; then as it was. A host may want it otherwise, and threads inherit it: a division by zero that is meant would

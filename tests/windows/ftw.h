@@ -1,4 +1,5 @@
-/* POSIX's nftw on Windows, as far as the C harness needs it: what a folder holds comes before the folder. */
+/* POSIX's nftw on Windows, as far as the C harness needs it, which is to remove a folder: `visit` is called for each file
+ * in it and has to remove it, and then the folder is removed here. */
 #ifndef FTW_H
 #define FTW_H
 
@@ -15,7 +16,8 @@ enum { FTW_DEPTH = 1, FTW_PHYS = 2 };
 static int nftw(const char *path, int (*visit)(const char *, const struct stat *, int, struct FTW *), int files, int flags) {
     struct stat info;
     struct FTW walk = {0, 0};
-    DIR *dir = stat(path, &info) == 0 && S_ISDIR(info.st_mode) ? opendir(path) : NULL;
+    if (stat(path, &info) != 0) return -1;
+    DIR *dir = S_ISDIR(info.st_mode) ? opendir(path) : NULL;
     for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
         char inner[1024];
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;

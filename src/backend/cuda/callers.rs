@@ -15,7 +15,7 @@ pub(crate) struct CallersState {
 impl CallersState {
     pub(crate) fn keep() -> Self {
         let context = ctx::get_current().ok().flatten().unwrap_or(ptr::null_mut());
-        Self { context, capture: allow_while_recording() }
+        Self { context, capture: exchange_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED) }
     }
 }
 
@@ -27,15 +27,18 @@ impl Drop for CallersState {
     }
 }
 
-/// Lets this thread allocate and free while the host records a stream, be it on another thread: by default the driver
-/// would refuse, and spoil the recording. Tells what it was before.
-pub(super) fn allow_while_recording() -> CUstreamCaptureMode {
-    exchange_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
+/// Lets this thread allocate and free while others record streams: by default the driver would refuse, and spoil a
+/// host's recording. While it records itself it is refused, unless [`CallersState`] allows even that.
+pub(super) fn disregard_other_recordings() {
+    let before = exchange_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    if before == CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED {
+        exchange_capture(before);
+    }
 }
 
 fn exchange_capture(mut mode: CUstreamCaptureMode) -> CUstreamCaptureMode {
-    // SAFETY: the driver is loaded, and any that is new enough has the function. It writes the mode that was, one of
-    // the enumeration's. Its only failure is that of an invalid mode.
+    // SAFETY: the driver is loaded and initialised, and any that is new enough has the function. It writes the mode that
+    // was, one of the enumeration's; it fails for a mode that is none, and when the process ends, which is no matter.
     let _ = unsafe { cuThreadExchangeStreamCaptureMode(&raw mut mode) };
     mode
 }

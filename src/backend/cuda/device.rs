@@ -11,7 +11,7 @@ use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult,
 };
 
-use super::callers::{CallersState, allow_while_recording};
+use super::callers::{CallersState, disregard_other_recordings};
 use super::error::{Health, opened};
 use super::images::{Image, Images};
 use super::matmul::Library;
@@ -77,6 +77,7 @@ unsafe impl Sync for Context {}
 
 impl Drop for Context {
     fn drop(&mut self) {
+        let _callers = CallersState::keep();
         // SAFETY: retained in `Device::new`, released once. After a sticky error this fails, and nothing can be done.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
@@ -122,11 +123,11 @@ impl Device {
         let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         // SAFETY: the device exists.
         let total = opened(&name, "opening", unsafe { result::device::total_mem(device) })?;
+        let _callers = CallersState::keep();
         // SAFETY: the device exists. `Context` releases it.
         let context = opened(&name, "opening", unsafe { result::primary_ctx::retain(device) })?;
         let health = Health::default();
         let context = Context { device, context };
-        let _callers = CallersState::keep();
         // SAFETY: the context was just retained.
         health.of(&name, "opening", unsafe { result::ctx::set_current(context.context) })?;
         // The first call that needs a context that works: another engine may have broken it.
@@ -168,7 +169,7 @@ impl Device {
     /// Fails with `DeviceLost` after an error that the GPU did not survive.
     pub(super) fn bind(&self) -> Result<()> {
         self.health.check()?;
-        allow_while_recording();
+        disregard_other_recordings();
         // SAFETY: the context is retained as long as `self` is there.
         self.check("binding", unsafe { result::ctx::set_current(self.context.context) })
     }

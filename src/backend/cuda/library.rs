@@ -95,6 +95,14 @@ pub fn load_blas(search: &Search, log: &Log) -> Result<()> {
 /// `Unsupported` where there is none whose machine code the driver takes, and without a driver.
 pub(super) fn load_nvrtc(search: &Search, log: &Log) -> Result<(i32, i32)> {
     let driver = driver(search, log)?;
+    // cudarc finds none but that of the newest version by its name there.
+    if cfg!(windows) && driver < 13_000 {
+        bail!(
+            Unsupported,
+            "NVRTC 13 is needed on Windows and does not go with a driver for CUDA {}; install a newer NVIDIA driver",
+            dotted(driver)
+        );
+    }
     let names = names(driver, "libnvrtc", |major| format!("nvrtc64_{major}0_0.dll"));
     let loaded = load_first(&names, &first_places(search), &later_places(), log);
     // SAFETY: only looks for the library.
@@ -294,7 +302,11 @@ mod tests {
         let none = names(&["libdiffusion-test.so.1"]);
         assert!(!load_first(&none, from_ref(&named), from_ref(&later), &log));
         // Any library will do for one of CUDA's. It is found in the system's path, and in a folder only by its file.
-        let system = if cfg!(windows) { "kernel32.dll" } else { "libc.so.6" };
+        let system = match env::consts::OS {
+            "windows" => "kernel32.dll",
+            "linux" => "libc.so.6",
+            _ => return,
+        };
         assert!(load_first(&names(&["libdiffusion-none.so", system]), from_ref(&named), &[], &log));
         assert!(!load_first(&names(&["libdiffusion-none.so"]), from_ref(&named), from_ref(&later), &log));
         fs::remove_dir_all(named).unwrap();

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use cudarc::driver::result;
+
 use super::*;
 use crate::backend::DType;
 use crate::backend::cases::weight_bytes;
@@ -181,18 +183,25 @@ fn a_step_that_cannot_be_recorded_is_run() {
     let (log, heard) = listener();
     let cuda = Cuda::new(&Options { log, ..Options::default() }).unwrap();
     let x = values(SHAPE);
-    // It waits for the stream.
-    let body = |inputs: &[CudaTensor]| {
+    let waits = |inputs: &[CudaTensor]| {
         let y = cuda.add(&inputs[0], &inputs[0])?;
         cuda.download(&y, &mut vec![0.0; SHAPE.len()])?;
         Ok(y)
     };
-    let expected: Vec<f32> = values_of(&cuda, &body(&[cuda.upload(SHAPE, &x).unwrap()]).unwrap());
-    for _ in 0..2 {
+    let allocates = |inputs: &[CudaTensor]| {
+        let y = cuda.add(&inputs[0], &inputs[0])?;
+        // SAFETY: freed once.
+        let freed = unsafe { result::malloc_sync(4).and_then(|memory| result::free_sync(memory)) };
+        cuda.device.check("allocating", freed)?;
+        Ok(y)
+    };
+    type Body<'a> = &'a dyn Fn(&[CudaTensor]) -> Result<CudaTensor>;
+    for body in [&waits as Body<'_>, &allocates] {
+        let expected: Vec<f32> = values_of(&cuda, &body(&[cuda.upload(SHAPE, &x).unwrap()]).unwrap());
         let mut state = CudaRepeated::default();
         for _ in 0..4 {
             let mut out = vec![0.0; SHAPE.len()];
-            cuda.repeat(&mut state, &[Input::Host(SHAPE, &x)], &body, &mut out).unwrap();
+            cuda.repeat(&mut state, &[Input::Host(SHAPE, &x)], body, &mut out).unwrap();
             assert!(out == expected);
         }
     }
