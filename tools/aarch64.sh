@@ -14,14 +14,7 @@ out=$(mkdir -p "$1" && realpath "$1")
 for tool in aarch64-linux-gnu-gcc qemu-aarch64; do
     command -v $tool >/dev/null || fail "$tool is missing: Debian's packages gcc-aarch64-linux-gnu and qemu-user"
 done
-std=()
-if [ -n "${RUST_SRC:-}" ]; then
-    [ -e "$RUST_SRC/std/Cargo.toml" ] || fail "RUST_SRC=$RUST_SRC has no std/Cargo.toml"
-    export __CARGO_TESTS_ONLY_SRC_ROOT=$RUST_SRC RUSTC_BOOTSTRAP=1
-    std=(-Zbuild-std="std,panic_abort,test")
-elif [ ! -e "$(rustc --print target-libdir --target $target)" ]; then
-    fail "Rust's standard library is missing: rustup target add $target"
-fi
+. tools/rust_std.sh
 emulator="qemu-aarch64 -L /usr/aarch64-linux-gnu"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$emulator

@@ -14,14 +14,7 @@ out=$(mkdir -p "$1" && realpath "$1")
 for tool in x86_64-w64-mingw32-gcc wine; do
     command -v $tool >/dev/null || fail "$tool is missing: Debian's packages gcc-mingw-w64-x86-64-posix and wine"
 done
-std=()
-if [ -n "${RUST_SRC:-}" ]; then
-    [ -e "$RUST_SRC/std/Cargo.toml" ] || fail "RUST_SRC=$RUST_SRC has no std/Cargo.toml"
-    export __CARGO_TESTS_ONLY_SRC_ROOT=$RUST_SRC RUSTC_BOOTSTRAP=1
-    std=(-Zbuild-std="std,panic_unwind,test")
-elif [ ! -e "$(rustc --print target-libdir --target $target)" ]; then
-    fail "Rust's standard library is missing: rustup target add $target"
-fi
+. tools/rust_std.sh
 export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc
 export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine
 # Without the parts of Wine that it would offer to install.
@@ -48,7 +41,7 @@ echo "== the library"
 library "$out"
 echo "== Wine"
 wineboot --init
-# Rust's standard library takes random numbers from a library of Windows 10's that Wine has from version 9 on.
+# Rust's standard library takes random numbers from a library of Windows 10's that old versions of Wine (8 for one) lack.
 prng=$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll
 if [ ! -e "$prng" ]; then
     x86_64-w64-mingw32-gcc -shared -O2 tests/windows/bcryptprimitives.c -ladvapi32 -o "$prng"

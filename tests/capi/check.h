@@ -8,12 +8,18 @@
 
 typedef struct test {
     const char *name;
-    void (*run)(void);
+    void (*run)(void); /* NULL: not on this system */
 } test;
 
 /* Each topic file ends with one of these; main.c lists them. */
 #define TOPIC(topic, ...) const test topic##_tests[] = {__VA_ARGS__, {NULL, NULL}}
 #define TEST(function) {#function, function}
+/* Of what only Linux has; its function is for Linux, too. */
+#if defined __linux__
+#define LINUX_TEST(function) TEST(function)
+#else
+#define LINUX_TEST(function) {#function, NULL}
+#endif
 
 /* True under valgrind and the like: tests then take fewer steps and repetitions. */
 extern bool quick;

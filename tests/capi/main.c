@@ -84,8 +84,13 @@ void check_error(const char *file, int line, const char *call, diffusion_status 
 
 static int run_topic(const char *name, const test *tests) {
     int count = 0;
-    for (const test *t = tests; t->name != NULL; t++, count++) {
+    for (const test *t = tests; t->name != NULL; t++) {
         int before = check_failures;
+        if (t->run == NULL) {
+            printf("left out %s: %s\n", name, t->name);
+            continue;
+        }
+        count++;
         t->run();
         printf("%s %s: %s\n", check_failures == before ? "ok    " : "FAILED", name, t->name);
         fflush(stdout);

@@ -217,10 +217,8 @@ static void threads_take_no_signals(void) {
     diffusion_model_free(model);
     diffusion_engine_free(engine);
 }
-#else
-static void threads_take_no_signals(void) {} /* /proc tells which they take */
 #endif
 
 TOPIC(cpu, TEST(any_number_of_threads_gives_the_same_bits), TEST(strict_is_closer_to_the_definition_and_another_way),
       TEST(every_instruction_set_gives_the_same_image), TEST(an_unknown_instruction_set_is_ignored_and_told),
-      TEST(the_hosts_arithmetic_is_its_own), TEST(threads_take_no_signals));
+      TEST(the_hosts_arithmetic_is_its_own), LINUX_TEST(threads_take_no_signals));

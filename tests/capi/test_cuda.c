@@ -439,8 +439,8 @@ static void the_callers_context_stays_current(void) {
     CHECK(release(1) == 0);
 }
 
-/* A host may record a stream of its own meanwhile, on this thread or another: the recording is not spoiled. */
-static void the_hosts_recording_goes_on(void) {
+/* A host may capture a stream of its own meanwhile: calls on its thread and the library's threads spoil nothing. */
+static void the_hosts_capture_goes_on(void) {
     REQUIRE(reset());
     int (*set_current)(void *), (*retain)(void **, int), (*release)(int), (*exchange)(int *);
     int (*stream_new)(void **, unsigned), (*stream_free)(void *), (*begin)(void *, int), (*end)(void *, void **);
@@ -512,4 +512,4 @@ TOPIC(cuda, TEST(devices_are_listed), TEST(a_device_that_does_not_exist), TEST(a
       TEST(memory_is_told_and_comes_back), TEST(a_job_is_cancelled_while_it_runs),
       TEST(device_memory_ends_in_the_middle_of_a_job), TEST(a_device_too_small_for_the_model),
       TEST(the_device_limit_is_kept), TEST(int8_weights_are_refused), TEST(a_lost_device_is_lost_alone), TEST(sessions_run_side_by_side),
-      TEST(the_callers_context_stays_current), TEST(the_hosts_recording_goes_on));
+      TEST(the_callers_context_stays_current), TEST(the_hosts_capture_goes_on));

@@ -1,12 +1,12 @@
-//! Leaves the threads of a host that uses CUDA itself, and what it records on them, as they were.
+//! Leaves the threads of a host that uses CUDA itself, and what it captures on them, as they were.
 
 use std::ptr;
 
 use cudarc::driver::result::ctx;
 use cudarc::driver::sys::{CUcontext, CUstreamCaptureMode, cuThreadExchangeStreamCaptureMode};
 
-/// What the host has set of CUDA on the calling thread: the context that is current, and what other recordings of
-/// streams forbid. Set again when this is dropped. The driver has to be loaded by then.
+/// What the host has set of CUDA on the calling thread: the context that is current, and what captures of streams forbid
+/// it. Set again when this is dropped. The driver has to be loaded by then.
 pub(crate) struct CallersState {
     context: CUcontext,
     capture: CUstreamCaptureMode,
@@ -27,9 +27,9 @@ impl Drop for CallersState {
     }
 }
 
-/// Lets this thread allocate and free while others record streams: by default the driver would refuse, and spoil a
-/// host's recording. While it records itself it is refused, unless [`CallersState`] allows even that.
-pub(super) fn disregard_other_recordings() {
+/// Lets this thread allocate and free while others capture streams: by default the driver would refuse, and spoil a
+/// host's capture. While it captures itself it is refused, unless [`CallersState`] allows even that.
+pub(super) fn disregard_other_captures() {
     let before = exchange_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
     if before == CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED {
         exchange_capture(before);

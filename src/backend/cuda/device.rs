@@ -11,7 +11,7 @@ use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult,
 };
 
-use super::callers::{CallersState, disregard_other_recordings};
+use super::callers::{CallersState, disregard_other_captures};
 use super::error::{Health, opened};
 use super::images::{Image, Images};
 use super::matmul::Library;
@@ -169,7 +169,7 @@ impl Device {
     /// Fails with `DeviceLost` after an error that the GPU did not survive.
     pub(super) fn bind(&self) -> Result<()> {
         self.health.check()?;
-        disregard_other_recordings();
+        disregard_other_captures();
         // SAFETY: the context is retained as long as `self` is there.
         self.check("binding", unsafe { result::ctx::set_current(self.context.context) })
     }

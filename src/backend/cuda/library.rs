@@ -95,15 +95,18 @@ pub fn load_blas(search: &Search, log: &Log) -> Result<()> {
 /// `Unsupported` where there is none whose machine code the driver takes, and without a driver.
 pub(super) fn load_nvrtc(search: &Search, log: &Log) -> Result<(i32, i32)> {
     let driver = driver(search, log)?;
-    // cudarc finds none but that of the newest version by its name there.
-    if cfg!(windows) && driver < 13_000 {
-        bail!(
-            Unsupported,
-            "NVRTC 13 is needed on Windows and does not go with a driver for CUDA {}; install a newer NVIDIA driver",
-            dotted(driver)
-        );
+    let mut names = names(driver, "libnvrtc", |major| format!("nvrtc64_{major}0_0.dll"));
+    if cfg!(windows) {
+        // cudarc finds no other by its name there.
+        names.retain(|name| name.contains("_13"));
+        if names.is_empty() {
+            bail!(
+                Unsupported,
+                "NVRTC 13 is needed on Windows and does not go with a driver for CUDA {}; install a newer NVIDIA driver",
+                dotted(driver)
+            );
+        }
     }
-    let names = names(driver, "libnvrtc", |major| format!("nvrtc64_{major}0_0.dll"));
     let loaded = load_first(&names, &first_places(search), &later_places(), log);
     // SAFETY: only looks for the library.
     if !loaded || !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
@@ -139,7 +142,7 @@ fn names(driver: i32, stem: &str, on_windows: fn(i32) -> String) -> Vec<String> 
 
 /// How to get a library: the end of a message.
 fn get(package: &str, driver: i32) -> String {
-    let (suffix, major) = if driver < 13_000 { ("-cu12", "12") } else { ("", "12 or 13") };
+    let (suffix, major) = if driver < 13_000 { ("-cu12", "12") } else { ("", "13") };
     format!(
         "install the CUDA toolkit {major} or `pip install {package}{suffix}`, or name its folder in \
          cuda_library_directory"
